@@ -1,0 +1,119 @@
+"""Factorization Memory as a plain loop over time (arXiv 2511.00315).
+
+A state of M slots, each a row of D numbers. A token offers one vector x to all slots; a slot takes it to
+the extent theta says, and is read to the extent phi says. What theta and phi are made of is in lm/layers.py:
+
+    alpha = softmax(W_alpha x / tau)          affinity of the token to each slot              (1)
+    eta, mu = sigmoid(W_eta x), sigmoid(...)  update rate and merge rate                      (2)
+    theta, phi = eta * alpha, mu * alpha      write weight and read weight, in [0, 1]         (3)
+    h[i] = (1 - theta[i]) h[i] + theta[i] x   every slot i moves towards x                    (4)
+    rms(v) = sqrt(|v|^2 / D + eps)            the size of one slot                            (5)
+    y = sum_i phi[i] h[i] / rms(h[i])         the normalised slots, merged                    (6)
+
+Symbols: B batch, T time, M slots, K slots per token (sparse form), D slot width.
+    theta, phi [B, T, M]   x [B, T, D]   state [B, M, D]   y [B, T, D]
+    sparse form: theta, phi, slots [B, T, K], slots holding K different integers in [0, M) per token
+
+Inputs may have any floating dtype. Arithmetic is in the state's: float32, or float64 if any input is; y has
+the dtype of x. Everything here is differentiable by autograd.
+"""
+
+import torch
+from torch import Tensor
+
+
+def step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """One token: theta, phi [B, M], x [B, D], state [B, M, D] -> y [B, D], new state [B, M, D].
+
+    >>> state = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])        # two slots of width 2; the second is empty
+    >>> theta, phi = torch.tensor([[0.0, 0.5]]), torch.tensor([[1.0, 0.0]])
+    >>> y, state = step(theta, phi, torch.tensor([[2.0, 6.0]]), state, eps=0.0)
+    >>> state                                                   # slot 0 kept, slot 1 half way to x
+    tensor([[[3., 4.],
+             [1., 3.]]])
+    >>> y                                                       # slot 0 over its rms, sqrt(25 / 2)
+    tensor([[0.8485, 1.1314]])
+    """
+    _check(theta, phi, x, state)
+    write, read, offer = (v.to(state.dtype) for v in (theta[..., None], phi[..., None], x[:, None]))
+    state = (1 - write) * state + write * offer  # (4)
+    rms = (state.square().mean(-1, keepdim=True) + eps).sqrt()  # (5)
+    y = (read * state / rms).sum(-2)  # (6)
+    return y.to(x.dtype), state
+
+
+def sparse_step(
+    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """One token that touches K slots: theta, phi, slots [B, K], x [B, D], state [B, M, D] -> y, new state.
+
+    The other M - K slots come out as they went in, bit for bit.
+
+    >>> state = torch.zeros(1, 1000, 2)
+    >>> one = torch.ones(1, 1)
+    >>> y, state = sparse_step(one, one, torch.tensor([[7]]), torch.tensor([[3.0, 3.0]]), state, eps=0.0)
+    >>> state[0, 7], y, state.count_nonzero()
+    (tensor([3., 3.]), tensor([[1., 1.]]), tensor(2))
+    """
+    _check_slots(slots, theta, state.shape[1])
+    at = (torch.arange(len(state))[:, None], slots)
+    y, touched = step(theta, phi, x, state[at], eps=eps)  # (4), (5), (6) on K rows
+    return y, state.index_put(at, touched.to(state.dtype))
+
+
+def factorization_memory(
+    theta: Tensor, phi: Tensor, x: Tensor, initial_state: Tensor | None = None, *, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """A whole sequence: theta, phi [B, T, M], x [B, T, D] -> y [B, T, D], final state [B, M, D].
+
+    The state starts at zero unless given. A zero slot reads as zero, so y = 0 until something is written.
+
+    >>> theta = torch.tensor([[[1.0], [0.0]]])                  # write, then keep
+    >>> y, state = factorization_memory(theta, torch.ones(1, 2, 1), torch.tensor([[[5.0], [9.0]]]), eps=0.0)
+    >>> y, state
+    (tensor([[[1.],
+             [1.]]]), tensor([[[5.]]]))
+    """
+    state = _start(initial_state, theta, phi, x, theta.shape[-1])
+    ys = []
+    for t in range(x.shape[1]):
+        y, state = step(theta[:, t], phi[:, t], x[:, t], state, eps=eps)
+        ys.append(y)
+    return (torch.stack(ys, 1) if ys else torch.empty_like(x)), state
+
+
+def sparse_factorization_memory(
+    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, num_slots: int,
+    initial_state: Tensor | None = None, *, eps: float = 1e-6,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The sparse form: theta, phi, slots [B, T, K], x [B, T, D] -> y [B, T, D], state [B, num_slots, D]."""
+    state = _start(initial_state, theta, phi, x, num_slots)
+    ys = []
+    for t in range(x.shape[1]):
+        y, state = sparse_step(theta[:, t], phi[:, t], slots[:, t], x[:, t], state, eps=eps)
+        ys.append(y)
+    return (torch.stack(ys, 1) if ys else torch.empty_like(x)), state
+
+
+def _start(initial_state: Tensor | None, theta: Tensor, phi: Tensor, x: Tensor, num_slots: int) -> Tensor:
+    """The state before the first token, in float32 or, if anything is float64, in float64."""
+    state = initial_state if initial_state is not None else x.new_zeros(len(x), num_slots, x.shape[-1])
+    wide = any(v.dtype == torch.float64 for v in (theta, phi, x, state))
+    return state.to(torch.float64 if wide else torch.float32)
+
+
+def _check(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor) -> None:
+    if not (theta.shape == phi.shape == state.shape[:2] and x.shape == state[:, 0].shape):
+        got = " and ".join(str([*v.shape]) for v in (theta, phi, x, state))
+        raise ValueError(f"theta, phi, x and state need [B, M], [B, M], [B, D] and [B, M, D], got {got}")
+    if not ((theta >= 0) & (theta <= 1) | theta.isnan()).all():
+        raise ValueError(f"theta must lie in [0, 1], got {theta.min():.4g} to {theta.max():.4g}")
+
+
+def _check_slots(slots: Tensor, theta: Tensor, num_slots: int) -> None:
+    if slots.shape != theta.shape or slots.is_floating_point():
+        raise ValueError(f"slots needs integers, {[*theta.shape]}, got {slots.dtype}, {[*slots.shape]}")
+    if ((slots < 0) | (slots >= num_slots)).any():
+        raise ValueError(f"slots must lie in [0, {num_slots}), got {slots.min()} to {slots.max()}")
+    if (slots.sort(-1).values.diff(dim=-1) == 0).any():
+        raise ValueError("slots must differ within one token, got the same slot twice")

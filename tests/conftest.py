@@ -1,0 +1,18 @@
+"""What every test shares: generated cases, tolerances, and memory that is poisoned until it is written."""
+
+import os
+
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile("fast", max_examples=30, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("long", max_examples=10_000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def poisoned_empty():
+    """torch.empty and its kin return NaN, so that an output nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
