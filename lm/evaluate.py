@@ -1,0 +1,159 @@
+"""Does a longer context help? Loss in bits per byte by position, on files the model has not seen.
+
+Each file is cut into windows of `context` bytes that do not overlap. Position p of a window is predicted from
+the p tokens before it; positions fall into buckets 1, 2, 3-4, 5-8, ... up to the context. Every bucket is an
+average over the same windows, so a curve that falls is the context's doing. As a control the state can be
+emptied every so many bytes: a model that loses nothing by `reset` makes no use of what lies further back.
+
+Windows are read in segments and only the state is carried, so memory does not grow with the context for the
+recurrent mixers (a Transformer's state is its cache: that grows).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lm.data import Corpus, DataError
+
+DRAWS = 2000  # bootstrap resamples
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Loss by position: three numbers a bucket, in bits per byte, and what they were measured over."""
+
+    first: list[int]  # positions of bucket k: first[k] to last[k], counted from 1
+    last: list[int]
+    mean: list[float]
+    low: list[float]  # 95 % bootstrap interval over files
+    high: list[float]
+    files: int
+    windows: int
+
+
+def bucket_edges(context: int) -> list[tuple[int, int]]:
+    """First and last position of each bucket; the lengths double.
+
+    >>> bucket_edges(8), bucket_edges(5)
+    ([(1, 1), (2, 2), (3, 4), (5, 8)], [(1, 1), (2, 2), (3, 4), (5, 5)])
+    """
+    lasts = [1 << k for k in range((context - 1).bit_length())] + [context]
+    firsts = [1] + [last + 1 for last in lasts[:-1]]
+    return list(zip(firsts, lasts, strict=True))
+
+
+def file_windows(corpus: Corpus, split: str, context: int, per_file: int = 8) -> tuple[Tensor, list[str]]:
+    """Whole windows of a split's files, spread evenly over each: int16 [N, context + 1], with their paths.
+
+    A file of fewer than `context` bytes gives none; a DataError where that leaves nothing.
+    """
+    windows, paths = [], []
+    for document in corpus.splits[split]:
+        tokens = document.tokens()
+        count = min(per_file, (len(tokens) - 1) // context)
+        if count:
+            starts = torch.linspace(0, len(tokens) - 1 - context, count).long().tolist()
+            windows += [tokens[start : start + context + 1] for start in starts]
+            paths += [document.path] * count
+    if not windows:
+        longest = max(len(document.data) for document in corpus.splits[split])
+        raise DataError(
+            f"{corpus.name}: the longest file of the {split} split has {longest:,} bytes, "
+            f"too few for a context of {context:,}"
+        )
+    return torch.stack(windows), paths
+
+
+@torch.no_grad()
+def loss_sums(model, windows: Tensor, segment: int, reset: bool = False, batch: int = 16) -> Tensor:
+    """Summed loss by window and bucket, in bits: windows [N, context + 1] -> float64 [N, buckets].
+
+    Reads `segment` tokens at a time; with `reset` each segment starts from an empty state.
+    """
+    device = next(model.parameters()).device
+    edges = bucket_edges(windows.shape[1] - 1)
+    bucket_of = torch.repeat_interleave(torch.tensor([last - first + 1 for first, last in edges]))
+    sums = torch.zeros(len(windows), len(edges), dtype=torch.float64)
+    for rows in torch.arange(len(windows)).split(batch):
+        state = None
+        for positions in torch.arange(windows.shape[1] - 1).split(segment):
+            tokens = windows[rows][:, positions].long().to(device)
+            targets = windows[rows][:, positions + 1].long().to(device)
+            logits, state = model(tokens, None if reset else state)
+            bits = cross_entropy(logits.float().transpose(1, 2), targets, reduction="none") / math.log(2)
+            into = bucket_of[positions].expand(len(rows), -1)
+            sums[rows] += torch.zeros(len(rows), len(edges), dtype=torch.float64).scatter_add(
+                1, into, bits.double().cpu()
+            )
+    return sums
+
+
+def evaluate(
+    model, corpus: Corpus, *, context: int = 2048, split: str = "test", segment: int = 256,
+    reset: bool = False, per_file: int = 8, batch: int = 16,
+) -> Buckets:  # fmt: skip
+    """Bits per byte by position with intervals. The model is left in the mode (train or eval) it came in."""
+    windows, paths = file_windows(corpus, split, context, per_file)
+    was_training = model.training
+    model.eval()
+    try:
+        sums = loss_sums(model, windows, segment, reset, batch)
+    finally:
+        model.train(was_training)
+    return summarise(sums.numpy(), paths, bucket_edges(context))
+
+
+def summarise(sums: np.ndarray, paths: list[str], edges: list[tuple[int, int]]) -> Buckets:
+    """Bucket means and 95 % intervals from sums [N, buckets]: files are drawn with replacement, seed 0.
+
+    With windows of one file alone, the windows are drawn instead.
+    """
+    names = sorted(set(paths))
+    units = [names.index(path) for path in paths] if len(names) > 1 else list(range(len(paths)))
+    total = np.zeros((max(units) + 1, len(edges)))
+    np.add.at(total, units, sums)
+    count = np.bincount(units)[:, None] * np.array([last - first + 1 for first, last in edges])
+    draws = np.random.default_rng(0).multinomial(len(total), np.full(len(total), 1 / len(total)), size=DRAWS)
+    low, high = np.quantile((draws @ total) / (draws @ count), [0.025, 0.975], axis=0)
+    return Buckets(
+        first=[first for first, _ in edges],
+        last=[last for _, last in edges],
+        mean=(total.sum(0) / count.sum(0)).tolist(),
+        low=low.tolist(),
+        high=high.tolist(),
+        files=len(names),
+        windows=len(paths),
+    )
+
+
+def table(results: dict[str, Buckets], train_length: int | None = None) -> str:
+    """Bits per byte by position, a column a result; a line after the training length.
+
+    >>> fm = Buckets([1, 2], [1, 2], [5.0, 4.5], [4.9, 4.4], [5.1, 4.6], files=3, windows=7)
+    >>> print(table({"fm": fm}, train_length=1))
+    position                        fm
+    1                 5.00 (4.90-5.10)
+    ---------------------------------- training length 1
+    2                 4.50 (4.40-4.60)
+    """
+    any_result = next(iter(results.values()))
+    lines = ["position  " + "".join(f"{name:>24}" for name in results)]
+    for k, (first, last) in enumerate(zip(any_result.first, any_result.last, strict=True)):
+        cells = (f"{r.mean[k]:.2f} ({r.low[k]:.2f}-{r.high[k]:.2f})" for r in results.values())
+        lines.append(f"{positions(first, last):<10}" + "".join(f"{cell:>24}" for cell in cells))
+        if last == train_length and last != any_result.last[-1]:
+            lines.append("-" * len(lines[0]) + f" training length {train_length}")
+    return "\n".join(lines)
+
+
+def positions(first: int, last: int) -> str:
+    """A bucket's name.
+
+    >>> positions(1, 1), positions(129, 256)
+    ('1', '129-256')
+    """
+    return str(first) if first == last else f"{first}-{last}"
