@@ -1,8 +1,8 @@
-"""Causal softmax attention with rotary positions, and the cache of keys and values that decoding needs.
+"""Causal softmax attention with rotary positions, by torch's fused kernel, and the cache that decoding needs.
 
     q, k, v, y [B, T, H, P]   B batch, T time, H heads, P head width (even)
 
-The same functions as reference/attention.py, by torch's fused kernel.
+The formulas are in reference/attention.py.
 """
 
 from typing import NamedTuple
@@ -13,17 +13,17 @@ from torch import Tensor
 
 
 class _Buffer:
-    """Room for keys and values [2, B, H, capacity, P]; `filled` positions of it belong to some cache."""
+    """Room for keys and values [2, B, H, capacity, P]; the first `filled` positions belong to some cache."""
 
     def __init__(self, data: Tensor, filled: int):
         self.data, self.filled = data, filled
 
 
 class Cache(NamedTuple):
-    """The keys (rotated) and values of the first `length` tokens. Never changes once made.
+    """The turned keys and the values of the first `length` tokens. A cache never changes once it is made.
 
-    Caches that continue one another share a buffer: each sees its first `length` positions. Only a cache that
-    ends where the buffer's filled part ends appends in place; any other would overwrite a sibling, and copies.
+    Caches that continue one another share a buffer, and each sees its first `length` positions. A cache that
+    ends where the buffer's filled part ends appends in place; any other would overwrite a sibling, so it copies.
     """
 
     buffer: _Buffer
@@ -31,6 +31,7 @@ class Cache(NamedTuple):
 
     @staticmethod
     def empty(batch_size: int, num_heads: int, head_width: int, **options) -> "Cache":
+        """A cache of no tokens; options: dtype and device."""
         return Cache(_Buffer(torch.empty(2, batch_size, num_heads, 0, head_width, **options), 0), 0)
 
     @property
@@ -44,50 +45,91 @@ class Cache(NamedTuple):
         return self.buffer.data[1, :, :, : self.length]
 
     def append(self, keys: Tensor, values: Tensor) -> "Cache":
-        """A cache with keys and values [B, H, T, P] after this one's."""
-        items = torch.stack([keys, values])
-        old, end = self.buffer, self.length + items.shape[3]
-        if torch.is_grad_enabled() and (items.requires_grad or old.data.requires_grad):
+        """The cache with keys and values [B, H, T, P] added at its end."""
+        buffer, start, end = self.buffer, self.length, self.length + keys.shape[2]
+        if torch.is_grad_enabled() and any(v.requires_grad for v in (buffer.data, keys, values)):
             # Writing in place would change what autograd has saved of earlier tokens.
-            return Cache(_Buffer(torch.cat([old.data[:, :, :, : self.length], items], 3), end), end)
-        if self.length != old.filled or end > old.data.shape[3]:
-            # Doubling makes the copies of a long decode cost O(1) a token.
-            room = items.new_empty(*items.shape[:3], max(end, 2 * self.length), items.shape[4])
-            room[:, :, :, : self.length] = old.data[:, :, :, : self.length]
-            old = _Buffer(room, self.length)
-        old.data[:, :, :, self.length : end] = items
-        old.filled = end
-        return Cache(old, end)
+            items = torch.stack([keys, values])
+            return Cache(_Buffer(torch.cat([buffer.data[:, :, :, :start], items], 3), end), end)
+        if start != buffer.filled or end > buffer.data.shape[3]:
+            buffer = self._copy_with_room(end)
+        buffer.data[0, :, :, start:end] = keys
+        buffer.data[1, :, :, start:end] = values
+        buffer.filled = end
+        return Cache(buffer, end)
+
+    def _copy_with_room(self, end: int) -> _Buffer:
+        # Twice the need: copies then cost O(1) a token over a long decode.
+        batch_size, num_heads, _, head_width = self.buffer.data.shape[1:]
+        data = self.buffer.data.new_empty(2, batch_size, num_heads, 2 * end, head_width)
+        data[:, :, :, : self.length] = self.buffer.data[:, :, :, : self.length]
+        return _Buffer(data, self.length)
 
 
 def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    """Turn the pair (x[p], x[p + P/2]) by positions * base^(-2p/P) radians: x [..., T, H, P], positions [T]."""
-    half = x.shape[-1] // 2
-    # float64: at position 65,536 a float32 angle would be off by 0.004 radians.
-    rate = base ** -(torch.arange(half, device=x.device, dtype=torch.float64) / half)
-    angle = positions.to(torch.float64)[:, None, None] * rate
-    wide = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = angle.cos().to(wide), angle.sin().to(wide)
-    a, b = x.to(wide).split(half, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+    """Turn the pairs of x [..., T, H, P] by the angles of their positions [T] (integers).
+
+    >>> x = torch.tensor([3.0, 4.0]).expand(2, 1, 2)             # T = 2, one head, one pair, rate 1
+    >>> rotary(x, torch.tensor([0, 1]))[:, 0]                    # the second turned by one radian
+    tensor([[ 3.0000,  4.0000],
+            [-1.7450,  4.6856]])
+    """
+    return _turn(x, *_angles(positions, x, base))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t."""
-    return cached_attention(q, k, v)[0]
+    """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t.
+
+    >>> v = torch.arange(6.0).view(1, 3, 1, 2)
+    >>> attention(torch.zeros_like(v), v, v)[0, :, 0]            # a query of zeros: the mean of what it sees
+    tensor([[0., 1.],
+            [1., 2.],
+            [2., 3.]])
+    """
+    _check(q, k, v)
+    angles = _angles(torch.arange(q.shape[1], device=q.device), q)
+    q, k, v = (u.transpose(1, 2) for u in (_turn(q, *angles), _turn(k, *angles), v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
 
-def cached_attention(q: Tensor, k: Tensor, v: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-    """The same for tokens that follow those in the cache -> y, the cache with them added."""
-    T = q.shape[1]
-    if cache is None:
-        cache = Cache.empty(len(q), q.shape[2], q.shape[3], dtype=q.dtype, device=q.device)
-    past = cache.length
-    positions = torch.arange(past, past + T, device=q.device)
-    q, k = rotary(q, positions).transpose(1, 2), rotary(k, positions).transpose(1, 2)
-    cache = cache.append(k, v.transpose(1, 2))
+def cached_attention(q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+    """The same for tokens that follow those of the cache -> y, the cache with them added.
+
+    >>> q, k, v = torch.randn(3, 1, 9, 2, 4)
+    >>> _, cache = cached_attention(*(u[:, :5] for u in (q, k, v)), Cache.empty(1, 2, 4))
+    >>> y, cache = cached_attention(*(u[:, 5:] for u in (q, k, v)), cache)
+    >>> cache.length, torch.allclose(y, attention(q, k, v)[:, 5:], atol=1e-6)
+    (9, True)
+    """
+    _check(q, k, v)
+    T, past = q.shape[1], cache.length
+    angles = _angles(torch.arange(past, past + T, device=q.device), q)
+    q, k, v = (u.transpose(1, 2) for u in (_turn(q, *angles), _turn(k, *angles), v))
+    cache = cache.append(k, v)
+    # The kernel's own causal mask starts at the first key, so tokens with a past need one that is written out.
     mask = None
     if past and T > 1:
         mask = torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past)
-    y = F.scaled_dot_product_attention(q, cache.keys, cache.values, mask, is_causal=not past and T > 1)
+    y = F.scaled_dot_product_attention(q, cache.keys, cache.values, mask, is_causal=not past)
     return y.transpose(1, 2), cache
+
+
+def _angles(positions: Tensor, x: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of each position's angles, [T, 1, P/2]."""
+    pairs = x.shape[-1] // 2
+    # In float64: at position 65,536 a float32 angle would be off by up to 0.004 radians.
+    rate = base ** -(torch.arange(pairs, dtype=torch.float64, device=x.device) / pairs)
+    angle = (positions[:, None] * rate)[:, None]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return angle.cos().to(wide), angle.sin().to(wide)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if not (q.shape == k.shape == v.shape and q.dim() == 4 and q.shape[-1] % 2 == 0):
+        got = " and ".join(str([*u.shape]) for u in (q, k, v))
+        raise ValueError(f"q, k and v need the same shape [B, T, H, P], P even, got {got}")

@@ -2,12 +2,14 @@
 
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_tᵀ     y_t = h_tᵀ C_t + D x_t          per head, h [N, P]
 
-Within a chunk of L tokens that starts from the state H, with s_t = sum of dt_u A for u up to t:
+Within a chunk of L tokens that starts from the state S, with s_t = sum of dt_u A over u = 1 to t:
 
-    y_t = exp(s_t) Hᵀ C_t + sum_{u<=t} exp(s_t - s_u) <C_t, B_u> dt_u x_u
-    H  <- exp(s_L) H + sum_u exp(s_L - s_u) dt_u B_u x_uᵀ
+    y_t = exp(s_t) Sᵀ C_t + sum_{u<=t} exp(s_t - s_u) <C_t, B_u> dt_u x_u + D x_t     (1)
+    S  <- exp(s_L) S + sum_u exp(s_L - s_u) dt_u B_u x_uᵀ                             (2)
 
-Every exponent is <= 0, so nothing overflows. Shapes and dtypes as in reference/mamba2.py.
+Every exponent is <= 0, so nothing overflows.
+
+    x, y [B, T, H, P]   dt [B, T, H], >= 0   A [H], < 0   B, C [B, T, G, N]   D [H]   state [B, H, N, P]
 """
 
 import torch
@@ -17,50 +19,113 @@ from torch import Tensor
 
 def mamba2(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
-    initial_state: Tensor | None = None, *, chunk_length: int = 64,
+    initial_state: Tensor | None = None, *, chunk_length: int = 32,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """x [B,T,H,P], dt [B,T,H], A [H], B, C [B,T,G,N], D [H] -> y [B,T,H,P], final state [B,H,N,P]."""
+    """A whole sequence of any length T -> y, final state, as in reference/mamba2.py, within rounding.
+
+    Arithmetic is in float32, or float64 if any input is; y has the dtype of x. Differentiable by autograd.
+    chunk_length trades work within chunks (L numbers per head and token) for states between them (N P / L).
+    Shapes that do not fit raise ValueError. Signs of dt and A are not checked.
+
+    >>> ones = torch.ones(1, 3, 1, 1)
+    >>> y, state = mamba2(ones, ones[..., 0], -torch.log(torch.tensor([2.0])), ones, ones)
+    >>> y.flatten(), state.flatten()                             # 1, 1/2 + 1, 3/4 + 1
+    (tensor([1.0000, 1.5000, 1.7500]), tensor([1.7500]))
+    """
     batch, T, H, P = x.shape
     G, N = B.shape[2:]
-    wide = torch.promote_types(x.dtype, torch.float32)
-    state = x.new_zeros(batch, H, N, P, dtype=wide) if initial_state is None else initial_state.to(wide)
-    L = min(chunk_length, max(T, 1))
-    n = -(-T // L)
+    if chunk_length < 1:
+        raise ValueError(f"chunk_length must be positive, got {chunk_length}")
+    state = x.new_zeros(batch, H, N, P) if initial_state is None else initial_state
+    _check(x, dt, A, B, C, D, state)
+    wide = _wide(x, dt, A, B, C, state)
+    state = state.to(wide)
     if T == 0:
         return torch.empty_like(x), state
 
-    def chunks(v: Tensor, heads: int) -> Tensor:  # [B, T, heads, W] -> [B, n, heads, L, W], zeros beyond T
-        v = F.pad(v.to(wide), (0, 0, 0, 0, 0, n * L - T))
-        return v.view(batch, n, L, heads, -1).transpose(2, 3)
+    L = min(chunk_length, T)
+    n = -(-T // L)
 
-    u, b, c = chunks(x * dt[..., None], H), chunks(B, G), chunks(C, G)
-    s = chunks(dt[..., None] * A[:, None], H)[..., 0].double().cumsum(-1)  # [B, n, H, L]
-    late = torch.ones(L, L, dtype=torch.bool, device=x.device).triu(1)
-    decay = (s[..., :, None] - s[..., None, :]).to(wide).masked_fill(late, -torch.inf).exp()
-    tile = (c @ b.mT)[:, :, :, None] * decay.unflatten(2, (G, -1))
-    inside = tile.flatten(2, 3) @ u  # [B, n, H, L, P]
-    to_end = (s[..., -1:] - s).to(wide).exp()  # [B, n, H, L]
-    update = (b.mT[:, :, :, None] @ (u * to_end[..., None]).unflatten(2, (G, -1))).flatten(2, 3)
-    whole = s[..., -1].to(wide).exp()[..., None, None]
-    starts = []
-    for i in range(n):
-        starts.append(state)
-        state = whole[:, i] * state + update[:, i]
-    starts = torch.stack(starts, 1)  # [B, n, H, N, P]
-    before = (c[:, :, :, None] @ starts.unflatten(2, (G, -1))).flatten(2, 3)
-    y = inside + before * s.to(wide).exp()[..., None]
-    y = y.transpose(2, 3).reshape(batch, n * L, H, P)[:, :T]
+    def chunks(v: Tensor, *last: int) -> Tensor:
+        """[B, T, ...] -> [B n, L, *last]; tokens beyond T have dt = 0 and change nothing."""
+        v = v.to(wide).flatten(2)
+        return F.pad(v, (0, 0, 0, n * L - T)).reshape(batch * n, L, *last)
+
+    dt, b, c = chunks(dt, H), chunks(B, G, N).transpose(1, 2), chunks(C, G, N).transpose(1, 2)
+    u = chunks(x, H, P) * dt[..., None]
+    s = (dt * A).double().cumsum(1)  # in float64, so that differences of large sums keep their digits
+
+    starts, state = _states(b, u, s, state, n)
+    y = c @ starts  # [Bn, G, L, (H/G) P]
+    y = y.view(-1, G, L, H // G, P).transpose(1, 2).reshape(-1, L, H, P) * s.to(wide).exp()[..., None]
+    tile = (c @ b.mT)[:, :, None] * _decay(s, wide).unflatten(1, (G, -1))  # [Bn, G, H/G, L, L]
+    y = y + (tile.flatten(1, 2) @ u.transpose(1, 2)).transpose(1, 2)  # (1)
+    y = y.reshape(batch, n * L, H, P)[:, :T]
     if D is not None:
         y = y + D[:, None] * x
     return y.to(x.dtype), state
 
 
+def _decay(s: Tensor, wide: torch.dtype) -> Tensor:
+    """exp(s_t - s_u) for u <= t, 0 elsewhere: s [Bn, L, H] -> [Bn, H, L, L]."""
+    s = s.transpose(1, 2)
+    late = torch.ones(s.shape[-1], s.shape[-1], dtype=torch.bool, device=s.device).triu(1)
+    # Masked before exp: the exponents of u > t are positive and may overflow, and inf * 0 has no gradient.
+    return (s[..., :, None] - s[..., None, :]).to(wide).masked_fill(late, -torch.inf).exp()
+
+
+def _states(b: Tensor, u: Tensor, s: Tensor, state: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The state at the start of every chunk, [Bn, G, N, (H/G) P], and the final one [B, H, N, P]: (2)."""
+    batch, H, N, P = state.shape
+    G = b.shape[1]
+    to_end = (s[:, -1:] - s).to(state.dtype).exp()
+    late = (u * to_end[..., None]).unflatten(2, (G, -1)).flatten(3).transpose(1, 2)  # [Bn, G, L, (H/G) P]
+    updates = (b.mT @ late).view(batch, n, G, N, H // G, P).unbind(1)
+    decays = s[:, -1].to(state.dtype).exp().view(batch, n, G, 1, H // G, 1).unbind(1)
+    state = state.view(batch, G, H // G, N, P).transpose(2, 3)
+    starts = []
+    for decay, update in zip(decays, updates, strict=True):
+        starts.append(state)
+        state = torch.addcmul(update, decay, state)
+    starts = torch.stack(starts, 1).view(batch * n, G, N, -1)
+    return starts, state.transpose(2, 3).reshape(batch, H, N, P)
+
+
 def mamba2_step_(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One token: x [B,H,P], dt [B,H], B, C [B,G,N]; state [B,H,N,P] changes in place -> y [B,H,P], state."""
-    heads = state.shape[1] // B.shape[1]
-    b, c = B.repeat_interleave(heads, 1), C.repeat_interleave(heads, 1)
-    state.mul_((dt * A).exp()[..., None, None]).add_(b[..., None] * (dt[..., None] * x)[..., None, :])
-    y = (c[..., None, :] @ state)[..., 0, :]
-    return (y if D is None else y + D[:, None] * x).to(x.dtype), state
+    """One token, inside the state: x [B, H, P], dt [B, H], B, C [B, G, N], state [B, H, N, P] -> y, state.
+
+    >>> state = torch.ones(1, 1, 1, 1)
+    >>> one = torch.ones(1, 1, 1)
+    >>> y, _ = mamba2_step_(one, one[0], -torch.log(torch.tensor([2.0])), one, one, None, state)
+    >>> y.item(), state.item()                                   # 1/2 + 1
+    (1.5, 1.5)
+    """
+    _check(*(v[:, None] for v in (x, dt)), A, *(v[:, None] for v in (B, C)), D, state)
+    offer, dt, key, query = (v.to(state.dtype) for v in (x, dt, B, C))
+    G = B.shape[1]
+    grouped = state.unflatten(1, (G, -1))
+    grouped.mul_((dt * A).exp().view(len(x), G, -1, 1, 1))
+    scaled = (offer * dt[..., None]).unflatten(1, (G, -1))
+    grouped.addcmul_(key[:, :, None, :, None], scaled[..., None, :])
+    y = (query[:, :, None, None] @ grouped).view(x.shape)
+    return (y if D is None else y + D[:, None] * offer).to(x.dtype), state
+
+
+def _wide(*values: Tensor) -> torch.dtype:
+    return torch.float64 if any(v.dtype == torch.float64 for v in values) else torch.float32
+
+
+def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor) -> None:
+    batch, T, heads, width = x.shape
+    groups, N = B.shape[2:]
+    if groups < 1 or heads % groups:
+        raise ValueError(f"B and C need a number of groups that divides the {heads} heads of x, got {groups}")
+    need = {
+        "dt": (dt, (batch, T, heads)), "A": (A, (heads,)), "B": (B, (batch, T, groups, N)),
+        "C": (C, (batch, T, groups, N)), "D": (D, (heads,)), "state": (state, (batch, heads, N, width)),
+    }  # fmt: skip
+    for name, (value, shape) in need.items():
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} needs shape {[*shape]} beside x and B, got {[*value.shape]}")

@@ -1,0 +1,68 @@
+"""Causal softmax attention with rotary positions, one query at a time (arXiv 1706.03762, 2104.09864).
+
+A token looks back at every token so far and mixes their values by how well its query meets their keys. What
+grows is the list of keys and values: there is no state of fixed size.
+
+    rate_p = base^(-2p / P)                  pair p of a head turns by this angle per position        (1)
+    a', b' = a cos - b sin, a sin + b cos    the pair (a, b) turned by position * rate                (2)
+    score_s = <q_t, k_s> / sqrt(P)           s = 0 to t, queries and keys both turned                 (3)
+    weight = softmax(score)                                                                           (4)
+    y_t = sum_s weight_s v_s                                                                          (5)
+
+Turning both q and k makes their product depend on t - s alone. Pair p is (x[p], x[p + P/2]).
+
+Symbols: B batch, T time, H heads, P head width (even).   q, k, v, y [B, T, H, P]
+
+Inputs may have any floating dtype. Arithmetic is in float32, or float64 if any is float64; y has q's dtype.
+Everything here is differentiable by autograd.
+"""
+
+import torch
+from torch import Tensor
+
+
+def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
+    """Turn the pairs of x [..., T, H, P] by the angles of their positions [T] (integers).
+
+    >>> x = torch.tensor([3.0, 4.0]).expand(2, 1, 2)             # T = 2, one head, one pair, rate 1
+    >>> rotary(x, torch.tensor([0, 1]))[:, 0]                    # the second turned by one radian
+    tensor([[ 3.0000,  4.0000],
+            [-1.7450,  4.6856]])
+    """
+    if x.shape[-1] % 2:
+        raise ValueError(f"x needs an even head width, to turn it in pairs, got {x.shape[-1]}")
+    pairs = x.shape[-1] // 2
+    rate = base ** -(torch.arange(pairs, dtype=torch.float64) / pairs)  # (1)
+    # In float64: at position 65,536 a float32 angle would be off by up to 0.004 radians.
+    angle = (positions.double()[:, None] * rate)[:, None].to(x.device)  # [T, 1, P/2]
+    cos, sin = angle.cos().to(_wide(x)), angle.sin().to(_wide(x))
+    a, b = x.to(_wide(x)).split(pairs, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)  # (2)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t.
+
+    >>> v = torch.arange(6.0).view(1, 3, 1, 2)
+    >>> attention(torch.zeros_like(v), v, v)[0, :, 0]            # a query of zeros: the mean of what it sees
+    tensor([[0., 1.],
+            [1., 2.],
+            [2., 3.]])
+    """
+    if not (q.shape == k.shape == v.shape and q.dim() == 4):
+        got = " and ".join(str([*u.shape]) for u in (q, k, v))
+        raise ValueError(f"q, k and v need the same shape [B, T, H, P], got {got}")
+    dtype, positions = q.dtype, torch.arange(q.shape[1])
+    wide = _wide(q, k, v)
+    q, k, v = rotary(q.to(wide), positions), rotary(k.to(wide), positions), v.to(wide)
+    ys = []
+    for t in range(q.shape[1]):
+        query, keys, values = q[:, t], k[:, : t + 1], v[:, : t + 1]
+        score = (query[:, None] * keys).sum(-1) / q.shape[-1] ** 0.5  # (3) [B, t + 1, H]
+        weight = score.softmax(1)  # (4)
+        ys.append((weight[..., None] * values).sum(1))  # (5)
+    return (torch.stack(ys, 1) if ys else torch.empty_like(q)).to(dtype)
+
+
+def _wide(*values: Tensor) -> torch.dtype:
+    return torch.float64 if any(v.dtype == torch.float64 for v in values) else torch.float32

@@ -1,0 +1,121 @@
+"""Fast attention against the loop: values, gradients, the cache."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fast.attention import Cache, attention, cached_attention, rotary
+from reference.attention import attention as loop
+from reference.attention import rotary as loop_rotary
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
+shapes = st.tuples(st.integers(1, 3), st.integers(0, 40), st.integers(1, 4), st.sampled_from([2, 6, 8]))
+
+
+def inputs(shape, seed=0):
+    """q, k and v in float64, strided as the slices of one projection are."""
+    torch.manual_seed(seed)
+    B, T, H, P = shape
+    return torch.randn(B, T, 3, H, P, dtype=torch.float64).unbind(2)
+
+
+def error(got, want):
+    return ((got.double() - want).norm() / want.norm().clamp_min(1e-30)).item()
+
+
+@given(shapes, st.integers(0, 99), st.sampled_from(list(TOLERANCE)))
+def test_equals_loop(shape, seed, dtype):
+    qkv = [v.to(dtype) for v in inputs(shape, seed)]
+    y = attention(*qkv)
+    assert y.dtype == dtype and y.shape == shape
+    assert error(y, loop(*(v.double() for v in qkv))) < TOLERANCE[dtype]
+
+
+@given(shapes.filter(lambda shape: shape[1]), st.sampled_from([torch.float64, torch.float32]))
+def test_gradients_equal_loop(shape, dtype):
+    wide = [v.requires_grad_() for v in inputs(shape)]
+    narrow = [v.detach().to(dtype).requires_grad_() for v in wide]
+    weight = torch.randn(shape, dtype=torch.float64)
+    wants = torch.autograd.grad((loop(*wide) * weight).sum(), wide)
+    gots = torch.autograd.grad((attention(*narrow) * weight.to(dtype)).sum(), narrow)
+    for name, got, want in zip("qkv", gots, wants, strict=True):
+        # One token attends to itself alone: q and k have no gradient, and what is left is rounding.
+        scale = torch.stack(wants).norm()
+        assert (got - want).norm() < 10 * TOLERANCE[dtype] * scale.clamp_min(1e-30), name
+
+
+@given(shapes, st.data())
+def test_segments_equal_whole(shape, data):
+    q, k, v = inputs(shape)
+    cache, ys, start = Cache.empty(shape[0], *shape[2:], dtype=q.dtype), [], 0
+    while start < shape[1]:
+        end = start + data.draw(st.integers(1, shape[1] - start))
+        y, cache = cached_attention(q[:, start:end], k[:, start:end], v[:, start:end], cache)
+        ys.append(y)
+        start = end
+    if ys:
+        assert error(torch.cat(ys, 1), loop(q, k, v)) < 1e-12
+    assert cache.length == shape[1]
+    assert torch.equal(cache.values, v.transpose(1, 2))
+
+
+def test_segments_carry_gradients():
+    wide = [v.requires_grad_() for v in inputs((2, 9, 2, 4))]
+    y0, cache = cached_attention(*(v[:, :4] for v in wide), Cache.empty(2, 2, 4, dtype=torch.float64))
+    y1, _ = cached_attention(*(v[:, 4:] for v in wide), cache)
+    gots = torch.autograd.grad((torch.cat([y0, y1], 1) ** 2).sum(), wide)
+    wants = torch.autograd.grad((loop(*wide) ** 2).sum(), wide)
+    for got, want in zip(gots, wants, strict=True):
+        assert error(got, want) < 1e-11
+
+
+def test_caches_that_branch_do_not_disturb_each_other():
+    q, k, v = inputs((1, 12, 2, 4))
+
+    def go_on(cache, at):
+        return cached_attention(q[:, at], k[:, at], v[:, at], cache)
+
+    _, trunk = go_on(Cache.empty(1, 2, 4, dtype=q.dtype), slice(0, 4))
+    kept = trunk.keys.clone()
+    first, _ = go_on(trunk, slice(4, 6))
+    other, branch = go_on(trunk, slice(6, 8))
+    again, _ = go_on(trunk, slice(4, 6))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(trunk.keys, kept)
+    assert torch.equal(branch.values[:, :, 4:], v[:, 6:8].transpose(1, 2))
+
+
+def test_decoding_seldom_allocates():
+    q, k, v = inputs((1, 300, 1, 2))
+    cache, places = Cache.empty(1, 1, 2, dtype=q.dtype), set()
+    for t in range(300):
+        _, cache = cached_attention(q[:, t : t + 1], k[:, t : t + 1], v[:, t : t + 1], cache)
+        places.add(id(cache.buffer))
+    assert cache.buffer.data.shape[3] < 4 * 300
+    assert len(places) <= 10
+
+
+def test_rotary_equals_loop_far_out():
+    x = inputs((2, 5, 3, 8))[0]
+    positions = torch.tensor([0, 1, 100, 65_536, 1_000_003])
+    want = loop_rotary(x, positions)
+    assert error(rotary(x, positions), want) < 1e-12
+    assert error(rotary(x.float(), positions), want) < 1e-6
+
+
+def test_scores_depend_on_distance_alone():
+    x = inputs((1, 2, 1, 8))[0]
+    products = [
+        (turned[0, 0] * turned[0, 1]).sum() for turned in (rotary(x, torch.tensor([at, at + 7])) for at in (0, 1000))
+    ]
+    assert products[0] == pytest.approx(products[1].item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("which", [attention, loop])
+def test_errors_name_the_shapes(which):
+    q = torch.zeros(1, 2, 1, 4)
+    with pytest.raises(ValueError, match=r"q, k and v .* got \[1, 2, 1, 4\] and \[1, 3, 1, 4\]"):
+        which(q, torch.zeros(1, 3, 1, 4), q)
+    with pytest.raises(ValueError, match="even"):
+        which(*[torch.zeros(1, 2, 1, 3)] * 3)

@@ -1,0 +1,144 @@
+"""Chunked Mamba-2 against the loop: values, states, gradients, and decays at both ends of their range."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fast.mamba2 import mamba2, mamba2_step_
+from reference.mamba2 import mamba2 as loop
+from reference.mamba2 import mamba2_step as loop_step
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+NAMES = ("x", "dt", "A", "B", "C", "D", "initial_state")
+shapes = st.tuples(  # B, T, G, heads per group, P, N
+    st.integers(1, 2), st.integers(0, 40), st.integers(1, 2), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)
+)  # fmt: skip
+decays = st.sampled_from([0.0, 1e-4, 1.0, 1e3])  # typical -dt A: none, slow, fast, all forgotten at once
+
+
+def inputs(shape, decay=0.3, seed=0):
+    """The seven tensors of NAMES in float64, x and B and C strided; some dt are exactly 0."""
+    torch.manual_seed(seed)
+    batch, T, G, per_group, P, N = shape
+    H = G * per_group
+    wide = torch.randn(batch, T, H * P + 2 * G * N, dtype=torch.float64)
+    x, B, C = wide.split([H * P, G * N, G * N], -1)
+    dt = torch.rand(batch, T, H, dtype=torch.float64) * torch.randint(0, 4, (batch, T, H)).clamp(max=1)
+    A = -decay * (torch.rand(H, dtype=torch.float64) + 0.5)
+    D, state = torch.randn(H, dtype=torch.float64), torch.randn(batch, H, N, P, dtype=torch.float64)
+    return [x.unflatten(-1, (H, P)), dt, A, B.unflatten(-1, (G, N)), C.unflatten(-1, (G, N)), D, state]
+
+
+def error(got, want):
+    return ((got.double() - want).norm() / want.norm().clamp_min(1e-30)).item()
+
+
+@given(shapes, decays, st.integers(1, 20), st.sampled_from(list(TOLERANCE)), st.integers(0, 99))
+def test_equals_loop(shape, decay, chunk_length, dtype, seed):
+    args = [v.to(dtype) for v in inputs(shape, decay, seed)]
+    y, state = mamba2(*args, chunk_length=chunk_length)
+    want_y, want_state = loop(*(v.double() for v in args))
+    assert y.shape == want_y.shape and y.dtype == state.dtype == dtype
+    assert error(y, want_y) < TOLERANCE[dtype] and error(state, want_state) < TOLERANCE[dtype]
+
+
+@given(shapes, decays, st.integers(1, 20), st.sampled_from(list(TOLERANCE)))
+def test_gradients_equal_loop(shape, decay, chunk_length, dtype):
+    wide = [v.requires_grad_() for v in inputs(shape, decay)]
+    narrow = [v.detach().to(dtype).requires_grad_() for v in wide]
+    on_y = torch.randn_like(wide[0])
+    on_state = torch.randn_like(wide[-1])
+
+    def gradients(function, args, **options):
+        y, state = function(*args, **options)
+        loss = (y * on_y.to(y.dtype)).sum() + (state * on_state.to(y.dtype)).sum()
+        return torch.autograd.grad(loss, args, allow_unused=True)
+
+    gots = gradients(mamba2, narrow, chunk_length=chunk_length)
+    for name, got, want in zip(NAMES, gots, gradients(loop, wide), strict=True):
+        if want is not None:
+            # Behind a decay of e^-1000 a gradient of 1e-20 is what is left of terms of order 1.
+            assert (got - want).norm() < 10 * TOLERANCE[dtype] * want.norm().clamp_min(1), name
+
+
+def test_no_digits_are_lost_behind_a_large_decay():
+    """One token forgets everything (exponent -5e4); those after it decay slowly, and must keep their digits."""
+    x, dt, A, B, C, D, state = inputs((1, 32, 1, 1, 3, 3), decay=1.0)
+    dt = dt.fill_(0.01)
+    dt[:, 3] = 5e4
+    args = [v.float() for v in (x, dt, A, B, C, D, state)]
+    want, _ = loop(*(v.double() for v in args))
+    assert error(mamba2(*args)[0][:, 4:], want[:, 4:]) < 1e-5
+
+
+def test_optional_arguments_default_to_nothing():
+    x, dt, A, B, C, D, state = inputs((2, 19, 2, 2, 3, 4))
+    y, _ = mamba2(x, dt, A, B, C)
+    assert error(y, mamba2(x, dt, A, B, C, 0 * D, 0 * state)[0]) < 1e-15
+    assert error(y, loop(x, dt, A, B, C)[0]) < 1e-12
+
+
+@given(shapes, st.data())
+def test_segments_equal_whole(shape, data):
+    x, dt, A, B, C, D, state = inputs(shape)
+    cut = data.draw(st.integers(0, shape[1]))
+    want_y, want_state = mamba2(x, dt, A, B, C, D, state)
+    left, middle = mamba2(x[:, :cut], dt[:, :cut], A, B[:, :cut], C[:, :cut], D, state)
+    right, end = mamba2(x[:, cut:], dt[:, cut:], A, B[:, cut:], C[:, cut:], D, middle)
+    assert error(torch.cat([left, right], 1), want_y) < 1e-12 and error(end, want_state) < 1e-12
+
+
+@given(shapes, st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
+def test_steps_equal_loop(shape, dtype):
+    x, dt, A, B, C, D, state = (v.to(dtype) for v in inputs(shape))
+    state = state.to(torch.promote_types(dtype, torch.float32))
+    slow = state.clone()
+    for t in range(x.shape[1]):
+        before = state
+        y, state = mamba2_step_(x[:, t], dt[:, t], A, B[:, t], C[:, t], D, state)
+        want, slow = loop_step(x[:, t], dt[:, t], A, B[:, t], C[:, t], D, slow)
+        assert state is before and y.dtype == dtype
+        assert error(y, want.double()) < {**TOLERANCE, torch.bfloat16: 1e-2}[dtype]
+    assert error(state, slow.double()) < 1e-5
+
+
+def test_the_callers_state_stays_as_it_was():
+    args = inputs((2, 33, 1, 2, 3, 4))
+    copies = [v.clone() for v in args]
+    mamba2(*args)
+    assert all(torch.equal(a, b) for a, b in zip(args, copies, strict=True))
+
+
+def test_an_empty_sequence_returns_the_state():
+    args = inputs((2, 0, 1, 2, 3, 4))
+    y, state = mamba2(*args)
+    assert y.shape == (2, 0, 2, 3) and torch.equal(state, args[-1])
+
+
+@pytest.mark.parametrize("which", [mamba2, loop])
+@pytest.mark.parametrize("name", ["dt", "A", "C", "D", "state"])
+def test_errors_name_the_argument(which, name):
+    args = dict(zip((*NAMES[:-1], "state"), inputs((2, 3, 1, 2, 3, 4)), strict=True))
+    args[name] = args[name][..., :-1]
+    with pytest.raises(ValueError, match=rf"^{name} needs shape \[.*\] beside x and B, got \[.*\]"):
+        which(*args.values())
+
+
+@pytest.mark.parametrize("which", [mamba2, loop])
+def test_groups_must_divide_heads(which):
+    args = inputs((1, 3, 2, 1, 3, 4))
+    args[3] = args[4] = torch.zeros(1, 3, 3, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="groups that divides the 2 heads of x, got 3"):
+        which(*args)
+
+
+def test_chunk_length_must_be_positive():
+    with pytest.raises(ValueError, match="chunk_length must be positive, got 0"):
+        mamba2(*inputs((1, 3, 1, 1, 1, 1)), chunk_length=0)
+
+
+def test_the_loop_checks_signs():
+    args = inputs((1, 3, 1, 1, 1, 1))
+    with pytest.raises(ValueError, match="dt must be >= 0"):
+        loop(args[0], args[1] - 2, *args[2:])
