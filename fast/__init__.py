@@ -1,0 +1,197 @@
+"""Factorization Memory, fast: the functions of `reference`, the same names, shapes and results.
+
+    factorization_memory, sparse_factorization_memory   a whole sequence, forward and backward
+    step, sparse_step                                   one token; step_ and sparse_step_ write into the state
+    backends                                            what can run here, and why the rest cannot
+
+The systems it is compared with are in fast.mamba2 and fast.attention.
+
+B batch, T time, M slots, K slots per token, D slot width; floating inputs may be float64, float32, bfloat16 or
+float16, strided or expanded, and are never changed. The state is float32, or float64 if any input is; y has the
+dtype of x. theta outside [0, 1] is the caller's fault: the result is whatever the formula gives.
+"""
+
+import torch
+from torch import Tensor
+
+from fast import checks, chunked
+
+__all__ = [
+    "backends",
+    "factorization_memory",
+    "sparse_factorization_memory",
+    "sparse_step",
+    "sparse_step_",
+    "step",
+    "step_",
+]
+
+
+def backends() -> dict[str, str | None]:
+    """Every backend by name: None if it can run here, else the reason why not.
+
+    >>> backends()["chunked"] is None
+    True
+    """
+    return {"chunked": None}
+
+
+def factorization_memory(
+    theta: Tensor,
+    phi: Tensor,
+    x: Tensor,
+    initial_state: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    backend: str = "auto",
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The dense form over a whole sequence: equations (4) to (6) of reference/factorization_memory.py.
+
+    Args:
+        theta: write weights [B, T, M], in [0, 1].
+        phi: read weights [B, T, M].
+        x: what every slot is offered [B, T, D].
+        initial_state: [B, M, D], float32 or float64; zeros if not given. With cu_seqlens: [sequences, M, D].
+        eps: added to the mean square of a slot before its root is taken; positive.
+        backend: "auto" or a name from `backends()`.
+        cu_seqlens: bounds [sequences + 1] of sequences packed one after the other in one row (B = 1), rising
+            from 0 to T; empty sequences are legal.
+
+    Returns:
+        y [B, T, D] in x's dtype, and the final state [B, M, D] (with cu_seqlens: [sequences, M, D]). Gradients flow
+        to theta, phi, x and initial_state, from both.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype, device, cu_seqlens or backend, by name.
+
+    >>> theta = torch.tensor([[[1.0], [0.0]]])                  # write, then keep
+    >>> y, state = factorization_memory(theta, torch.ones(1, 2, 1), torch.tensor([[[5.0], [9.0]]]), eps=1e-12)
+    >>> y, state
+    (tensor([[[1.],
+             [1.]]]), tensor([[[5.]]]))
+    """
+    checks.tokens(theta, phi, x)
+    _check_call(x, initial_state, theta.shape[-1], eps, backend, cu_seqlens)
+    return chunked.factorization_memory(theta, phi, x, initial_state, eps=eps, cu_seqlens=cu_seqlens)
+
+
+def sparse_factorization_memory(
+    theta: Tensor,
+    phi: Tensor,
+    slots: Tensor,
+    x: Tensor,
+    num_slots: int,
+    initial_state: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    backend: str = "auto",
+    cu_seqlens: Tensor | None = None,
+    check_values: bool | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The sparse form over a whole sequence: every token writes to and reads from K of num_slots slots.
+
+    Args:
+        theta, phi: write and read weights [B, T, K] of the slots named.
+        slots: integers [B, T, K] in [0, num_slots), all different within one token.
+        x, initial_state, eps, backend, cu_seqlens: as in `factorization_memory`.
+        check_values: whether to look into slots for values out of range and duplicates. By default on a CPU only:
+            elsewhere the look would wait for the device.
+
+    Returns:
+        y [B, T, D] in x's dtype, and the final state [B, num_slots, D].
+
+    Raises:
+        ValueError, TypeError: as `factorization_memory`; also for slots and num_slots.
+
+    >>> one = torch.ones(1, 2, 1)
+    >>> x = torch.tensor([[[3.0, 3.0], [5.0, -5.0]]])
+    >>> y, state = sparse_factorization_memory(one, one, torch.tensor([[[7], [2]]]), x, num_slots=9, eps=1e-12)
+    >>> y, state[0, 7]
+    (tensor([[[ 1.,  1.],
+             [ 1., -1.]]]), tensor([3., 3.]))
+    """
+    checks.tokens(theta, phi, x, slots)
+    checks.slot_count(num_slots, theta.shape[-1])
+    _check_call(x, initial_state, num_slots, eps, backend, cu_seqlens)
+    if check_values is None:
+        check_values = not slots.is_cuda
+    return chunked.sparse_factorization_memory(
+        theta, phi, slots, x, num_slots, initial_state, eps=eps, cu_seqlens=cu_seqlens, check_values=check_values
+    )
+
+
+def step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """One token: theta, phi [B, M], x [B, D], state [B, M, D] -> y [B, D], new state. Arithmetic in the state's dtype.
+
+    >>> state = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])
+    >>> theta, phi = torch.tensor([[0.0, 0.5]]), torch.tensor([[1.0, 0.0]])
+    >>> step(theta, phi, torch.tensor([[2.0, 6.0]]), state, eps=1e-12)
+    (tensor([[0.8485, 1.1314]]), tensor([[[3., 4.],
+             [1., 3.]]]))
+    """
+    _check_step(theta, phi, x, state, eps)
+    return _step(theta, phi, x, state, eps)
+
+
+def step_(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """`step` that writes the new state into `state` and returns it."""
+    y, new = step(theta, phi, x, state, eps=eps)
+    return y, state.copy_(new)
+
+
+def sparse_step(
+    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """One token that touches K slots: theta, phi, slots [B, K], x [B, D], state [B, M, D] -> y [B, D], new state.
+
+    Slots that are not named come out bit for bit as they went in. Values of slots are checked on a CPU only.
+    """
+    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps)
+    return y, state.index_put(at, touched)
+
+
+def sparse_step_(
+    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """`sparse_step` that writes K rows of `state` in place and returns it: 2 K D numbers moved, whatever M is."""
+    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps)
+    return y, state.index_put_(at, touched)
+
+
+def _step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    theta, phi, offer = (v.to(state.dtype) for v in (theta, phi, x[:, None]))
+    state = torch.lerp(state, offer, theta[..., None])  # (4)
+    inverse_rms = (torch.linalg.vector_norm(state, dim=-1).square() / state.shape[-1] + eps).rsqrt()  # (5)
+    y = torch.bmm((phi * inverse_rms)[:, None], state)[:, 0]  # (6)
+    return y.to(x.dtype), state
+
+
+def _sparse_step(theta, phi, slots, x, state, eps) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    _check_step(theta, phi, x, state, eps, slots)
+    at = (torch.arange(len(state), device=state.device)[:, None], slots.long())
+    y, touched = _step(theta, phi, x, state[at], eps)
+    return y, at, touched
+
+
+def _check_call(
+    x: Tensor, initial_state: Tensor | None, num_slots: int, eps: float, backend: str, cu_seqlens: Tensor | None
+) -> None:
+    checks.positive("eps", eps)
+    checks.one_of("backend", backend, ("auto", *backends()))
+    sequences = x.shape[0] if cu_seqlens is None else checks.packing(cu_seqlens, x)
+    if initial_state is not None:
+        checks.state("initial_state", initial_state, x, sequences, num_slots)
+
+
+def _check_step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float, slots: Tensor | None = None) -> None:
+    checks.positive("eps", eps)
+    checks.tokens(theta, phi, x, slots, names="B")
+    if not isinstance(state, Tensor) or state.ndim != 3:
+        got = [*state.shape] if isinstance(state, Tensor) else type(state).__name__
+        raise ValueError(f"state must have shape [B, M, D], got {got}")
+    checks.state("state", state, x, x.shape[0], theta.shape[-1] if slots is None else state.shape[1])
+    if slots is not None:
+        checks.slot_count(state.shape[1], slots.shape[-1])
+        if not slots.is_cuda:
+            checks.slot_values(slots, state.shape[1])

@@ -1,0 +1,102 @@
+"""What a caller may pass. Every error names the argument, what it got and what it needs."""
+
+import torch
+from torch import Tensor
+
+
+def tokens(theta: Tensor, phi: Tensor, x: Tensor, slots: Tensor | None = None, names: str = "B T") -> None:
+    """theta, phi and slots share their shape (one weight per slot), x has the same leading sizes."""
+    weights = f"{names} {'M' if slots is None else 'K'}".split()
+    _floating("x", x, x, [*names.split(), "D"])
+    lead = x.shape[:-1]
+    _floating("theta", theta, x, weights, lead)
+    _floating("phi", phi, x, weights, theta.shape)
+    if slots is not None:
+        if not isinstance(slots, Tensor):
+            raise TypeError(f"slots must be a tensor of integers, got {type(slots).__name__}")
+        if slots.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+            raise TypeError(f"slots must have an integer dtype, got {slots.dtype}")
+        _shape("slots", slots, weights, theta.shape)
+        _device("slots", slots, x)
+
+
+def state(name: str, value: Tensor, x: Tensor, batch: int, num_slots: int) -> None:
+    """A state is [B, M, D] in float32 or float64."""
+    _floating(name, value, x, ["B", "M", "D"], (batch, num_slots, x.shape[-1]))
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
+
+
+def slot_count(num_slots: int, slots_per_token: int) -> None:
+    if not isinstance(num_slots, int) or isinstance(num_slots, bool):
+        raise TypeError(f"num_slots must be an integer, got {type(num_slots).__name__}")
+    if num_slots < 1:
+        raise ValueError(f"num_slots must be at least 1, got {num_slots}")
+    if slots_per_token > num_slots:
+        raise ValueError(f"slots names {slots_per_token} slots per token, but num_slots is {num_slots}")
+
+
+def slot_values(slots: Tensor, num_slots: int) -> None:
+    """Reads values: every slot in [0, num_slots), no slot twice for one token."""
+    outside = (slots < 0) | (slots >= num_slots)
+    if outside.any():
+        raise ValueError(f"slots must lie in [0, {num_slots}), got {int(slots[outside][0])}")
+    twice = slots.sort(-1).values.diff(dim=-1) == 0
+    if twice.any():
+        where = twice.any(-1).nonzero()[0].tolist()
+        raise ValueError(f"slots must differ within one token, got {slots[tuple(where)].tolist()} at {where}")
+
+
+def packing(cu_seqlens: Tensor, x: Tensor) -> int:
+    """The number of packed sequences; what needs the values of cu_seqlens is in `bounds`."""
+    if not isinstance(cu_seqlens, Tensor):
+        raise TypeError(f"cu_seqlens must be a tensor of integers, got {type(cu_seqlens).__name__}")
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
+    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2:
+        raise ValueError(f"cu_seqlens must have shape [sequences + 1], at least [2], got {[*cu_seqlens.shape]}")
+    if x.shape[0] != 1:
+        raise ValueError(f"cu_seqlens needs all sequences in one row, B = 1, got x of shape {[*x.shape]}")
+    return cu_seqlens.shape[0] - 1
+
+
+def bounds(cu_seqlens: Tensor, total: int) -> list[int]:
+    """Reads values: cu_seqlens as a list that starts at 0, never falls and ends at the number of tokens."""
+    values = cu_seqlens.tolist()
+    if values != sorted(values) or values[0] != 0 or values[-1] != total:
+        raise ValueError(f"cu_seqlens must rise from 0 to the number of tokens, {total}, got {values}")
+    return values
+
+
+def positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _floating(name: str, value: Tensor, x: Tensor, letters: list[str], shape: tuple[int, ...] | None = None) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a floating tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
+    _shape(name, value, letters, shape)
+    _device(name, value, x)
+
+
+def _shape(name: str, value: Tensor, letters: list[str], shape: tuple[int, ...] | None) -> None:
+    """shape may be shorter than letters: the sizes beyond it are free."""
+    shape = shape or ()
+    if value.ndim != len(letters) or value.shape[: len(shape)] != tuple(shape):
+        needs = f"[{', '.join(letters)}]"
+        if shape:
+            needs += f" = [{', '.join([*map(str, shape), *letters[len(shape) :]])}]"
+        raise ValueError(f"{name} must have shape {needs}, got {[*value.shape]}")
+
+
+def _device(name: str, value: Tensor, x: Tensor) -> None:
+    if value.device != x.device:
+        raise ValueError(f"{name} must be on {x.device} like x, got {value.device}")

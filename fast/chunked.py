@@ -1,0 +1,477 @@
+"""Dense Factorization Memory as matrix products, in torch, on any device, with a hand-written backward.
+
+A chunk of C tokens starts from a known state H. Inside it nothing of size M x D is formed per token: all that
+y, the norms and the gradients need are inner products of the chunk's own vectors with each other (C x C, shared
+by all slots), with H and with the adjoint L that comes back from the right (C x M each).
+
+Between two tokens s < t stands the decay D[t, s] = (1 - theta) over s+1 .. t, for every slot. It is never laid
+out as a C x C x M tile, nor taken from logarithms (theta may be 1). Cut the chunk into halves, and each half again:
+
+    s in the lower half, t in the upper:  D[t, s] = (start of the upper half .. t) * (s+1 .. end of the lower half)
+
+so the pairs of one width w are one product of two w x M factors that lie in [0, 1]. There are log2(C) widths, and
+each costs a few passes over C x M numbers. docs/kernels.md derives the formulas; the equation numbers are those
+of reference/factorization_memory.py.
+
+Shapes here: g = (chunks of a segment) * B independent tiles, k vectors per token (1: x; 2: dy and x), w half width,
+    tokens [g, C, .]   theta, phi [g, C, M]   states [chunks, B, M, D]   inner products with slots [g, k, C, M]
+"""
+
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fast import checks
+
+SEGMENT_NUMBERS = 1 << 20  # state numbers per segment of chunks: temporaries stay near the processor
+
+
+def factorization_memory(
+    theta: Tensor,
+    phi: Tensor,
+    x: Tensor,
+    initial_state: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    cu_seqlens: Tensor | None = None,
+    chunk_length: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `fast.factorization_memory` does, without its checks; the chunk length can be given.
+
+    >>> theta = torch.tensor([[[1.0], [0.0]]])
+    >>> factorization_memory(theta, torch.ones(1, 2, 1), torch.tensor([[[5.0], [9.0]]]), eps=1e-12)
+    (tensor([[[1.],
+             [1.]]]), tensor([[[5.]]]))
+    """
+    inputs = (theta, phi, x, initial_state)
+    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+    y, final_state, *_ = _forward_op(*inputs, cu_seqlens, eps, chunk_length or default_chunk_length(x), save)
+    return y, final_state
+
+
+def sparse_factorization_memory(
+    theta: Tensor,
+    phi: Tensor,
+    slots: Tensor,
+    x: Tensor,
+    num_slots: int,
+    initial_state: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    cu_seqlens: Tensor | None = None,
+    chunk_length: int | None = None,
+    check_values: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The sparse form as the dense one with zeros: right for any K, no cheaper than K = M."""
+    slots = _checked_slots(slots, num_slots, check_values)
+    dense = (v.new_zeros(*x.shape[:2], num_slots).scatter(-1, slots, v) for v in (theta, phi))
+    return factorization_memory(*dense, x, initial_state, eps=eps, cu_seqlens=cu_seqlens, chunk_length=chunk_length)
+
+
+@torch.library.custom_op("factorization_memory::checked_slots", mutates_args=())
+def _checked_slots(slots: Tensor, num_slots: int, check_values: bool) -> Tensor:
+    """slots as int64. An operator, so that torch.compile can keep a check that reads values."""
+    if check_values:
+        checks.slot_values(slots, num_slots)
+    return slots.to(torch.int64, copy=True)
+
+
+@_checked_slots.register_fake
+def _(slots, num_slots, check_values):
+    return torch.empty_like(slots, dtype=torch.int64)
+
+
+def default_chunk_length(x: Tensor) -> int:
+    """64 tokens, or fewer for a short sequence. Longer chunks: fewer states, more work inside (docs/decisions.md)."""
+    return min(64, 1 << max(x.shape[1] - 1, 1).bit_length())
+
+
+# --- one segment of chunks -------------------------------------------------------------------------------------
+
+
+class Level(NamedTuple):
+    """Decay between the lower and the upper halves of blocks of 2 w tokens: g * C / (2 w) blocks of each."""
+
+    width: int
+    reach: Tensor  # [blocks, w, M]  decay from the upper half's start to its token t, t included
+    write: Tensor  # [blocks, w, M]  theta_s, decayed from s to the end of the lower half
+    lower: Tensor  # [blocks, 1, M]  decay over the lower half
+    upper: Tensor  # [blocks, 1, M]  decay over the upper half
+
+
+def _levels(theta: Tensor) -> tuple[list[Level], Tensor, Tensor]:
+    """The levels of every width from 1 to C / 2, then `reach` and `write` of the whole chunk, both [g, C, M]."""
+    g, length, slots = theta.shape
+    reach, write, levels, w = 1 - theta, theta.clone(), [], 1
+    while w < length:
+        halves = (g * length // (2 * w), 2, w, slots)
+        above, below = reach.view(halves)[:, 1], write.view(halves)[:, 0]
+        lower, upper = reach.view(halves)[:, 0, -1:].clone(), above[:, -1:].clone()
+        levels.append(Level(w, above.clone(), below.clone(), lower, upper))
+        above *= lower
+        below *= upper
+        w *= 2
+    return levels, reach, write
+
+
+def _half(inner: Tensor, w: int, which: int) -> Tensor:
+    """Of inner [g, k, C, M], the lower (0) or upper (1) halves of all blocks of 2 w tokens: a view [g, n, k, w, M]."""
+    g, k, length, slots = inner.shape
+    return inner.view(g, k, length // (2 * w), 2, w, slots)[:, :, :, which].transpose(1, 2)
+
+
+def _below(tile: Tensor, w: int) -> Tensor:
+    """Of tile [g, k, C, C], the pairs (upper half, lower half) of all blocks of 2 w: a view [g, n, k, w, w]."""
+    g, k, length, _ = tile.shape
+    n = length // (2 * w)
+    return tile.view(g, k, n, 2, w, n, 2, w)[:, :, :, 1, :, :, 0].diagonal(dim1=2, dim2=4).permute(0, 4, 1, 2, 3)
+
+
+def _times_decay(levels: list[Level], gram: Tensor, inner: Tensor) -> list[Tensor]:
+    """Turn <H, v_t> into <h_{t-1}, v_t>, in place; gram holds <v_t, x_s>. Returns what each level started from.
+
+    Width by width: the state that enters an upper half is the one that enters its block, decayed over the lower
+    half, and what the lower half wrote.
+    """
+    before = []
+    for level in reversed(levels):
+        upper = _half(inner, level.width, 1)
+        before.append(upper.clone(memory_format=torch.contiguous_format))
+        tiles = _below(gram, level.width).reshape(len(level.write), -1, level.width)
+        written = torch.bmm(tiles, level.write).view(upper.shape)
+        torch.addcmul(written, upper, level.lower.view(*upper.shape[:2], 1, 1, -1), out=upper)
+    return before
+
+
+def _forward_segment(
+    theta: Tensor,
+    phi: Tensor,
+    x: Tensor,
+    states: Tensor,
+    hand_over: Callable[[int, Tensor], None],
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y [g, C, D], <H, x> [g, C, M] and the squared norms before and after each token [g, C + 1, M].
+
+    states [chunks + 1, B, M, D] holds the state that enters the first chunk; the others are written. hand_over
+    sees each chunk's last state and may put another in its place.
+    """
+    chunks, batch, slots, width = states[1:].shape
+    levels, reach, write = _levels(theta)
+    torch.bmm(write.transpose(1, 2), x, out=states[1:].view(-1, slots, width))
+    decay = reach[:, -1].view(chunks, batch, slots, 1)
+    for c in range(chunks):
+        states[c + 1].addcmul_(decay[c], states[c])  # (4), a chunk at a time
+        hand_over(c, states[c + 1])
+    entering = states[:-1].view(-1, slots, width)
+
+    gram = torch.bmm(x, x.transpose(1, 2))[:, None]
+    start = torch.bmm(x, entering.transpose(1, 2))
+    inner = start.clone()[:, None]
+    _times_decay(levels, gram, inner)
+    norms = _norms(theta, inner[:, 0], gram, entering)
+    psi = phi * _inverse_rms(norms, width, eps)
+
+    tile = torch.zeros_like(gram)
+    _diagonal(tile).copy_((psi * theta).sum(-1, keepdim=True))
+    for level in levels:
+        rows = _half(psi[:, None], level.width, 1).reshape(level.reach.shape) * level.reach
+        blocks = _below(tile, level.width)
+        blocks.copy_(torch.bmm(rows, level.write.transpose(1, 2)).view(blocks.shape))
+    y = torch.bmm(tile[:, 0], x).baddbmm_(psi * reach, entering)  # (6)
+    return y, start, norms
+
+
+def _norms(theta: Tensor, before: Tensor, gram: Tensor, entering: Tensor) -> Tensor:
+    """|h|^2 before the chunk and after each token, [g, C + 1, M], from before_t = <h_{t-1}, x_t>.
+
+    |(1 - theta) h + theta x|^2 = (1 - theta)^2 |h|^2 + theta (2 (1 - theta) <h, x> + theta |x|^2). The sum has
+    terms of both signs, so it starts afresh from the state of every chunk, and is clamped at 0.
+    """
+    keep = 1 - theta
+    gain = (2 * keep * before).addcmul_(theta, _diagonal(gram)).mul_(theta)
+    keep.square_()
+    norms = F.pad(gain, (0, 0, 1, 0))
+    norms[:, 0] = torch.linalg.vector_norm(entering, dim=-1).square_()
+    for t in range(theta.shape[1]):
+        norms[:, t + 1].addcmul_(keep[:, t], norms[:, t])
+    return norms.clamp_(min=0)
+
+
+def _inverse_rms(norms: Tensor, width: int, eps: float) -> Tensor:
+    return (norms[:, 1:] / width).add_(eps).rsqrt_()  # (5)
+
+
+def _diagonal(tile: Tensor) -> Tensor:
+    """The pairs (t, t) of the last of the k tiles, a view [g, C, 1]."""
+    return tile[:, -1].diagonal(dim1=1, dim2=2)[..., None]
+
+
+def _backward_segment(
+    theta: Tensor, phi: Tensor, x: Tensor, dy: Tensor, states: Tensor, start: Tensor, norms: Tensor,
+    adjoint: Tensor, hand_over: Callable[[int, Tensor], None], eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of theta, phi [g, C, M] and x [g, C, D].
+
+    states [chunks, B, M, D] entered the chunks; adjoint [chunks + 1, B, M, D] holds the gradient of the state
+    that leaves the last one, the others are written from right to left.
+
+    y pulls on h_t with psi_t dy_t and, through the norm, with N_t h_t: N collects what the norms of later tokens
+    pull, and meets x again where h_t is written. So the adjoint is a second memory, run backwards, that two
+    vectors per token are written to: dy with psi, x with nu = N theta.
+    """
+    chunks, batch, slots, width = states.shape
+    entering = states.view(-1, slots, width)
+    levels, reach, write = _levels(theta)
+    keep = 1 - theta
+    pair = torch.cat([dy, x], 1)
+    gram = torch.bmm(pair, x.transpose(1, 2)).view(-1, 2, *[x.shape[1]] * 2)
+    inner = torch.stack([torch.bmm(dy, entering.transpose(1, 2)), start], 1)
+    before = _times_decay(levels, gram, inner)
+    dy_h, x_h = inner.unbind(1)  # h as it was before the token
+    dy_x, x_x = _diagonal(gram[:, :1]), _diagonal(gram)
+
+    inverse_rms = _inverse_rms(norms, width, eps)
+    dphi = (keep * dy_h).addcmul_(theta, dy_x).mul_(inverse_rms)
+    psi = phi * inverse_rms
+    pull = (dphi * psi).mul_(inverse_rms).div_(-width)
+    squares = keep.square()
+    for t in reversed(range(theta.shape[1] - 1)):
+        pull[:, t].addcmul_(squares[:, t + 1], pull[:, t + 1])
+    weights = torch.stack([psi, pull * theta], 1)
+
+    rows = weights * reach[:, None]
+    torch.bmm(rows.flatten(1, 2).transpose(1, 2), pair, out=adjoint[:-1].view(-1, slots, width))
+    decay = reach[:, -1].view(chunks, batch, slots, 1)
+    radial = (squares[:, 0] * pull[:, 0]).view(decay.shape)
+    for c in reversed(range(chunks)):
+        adjoint[c].addcmul_(decay[c], adjoint[c + 1]).addcmul_(radial[c], states[c])
+        hand_over(c, adjoint[c])
+    leaving = adjoint[1:].view(-1, slots, width)
+
+    x_l = torch.bmm(x, leaving.transpose(1, 2))
+    l_h, tile = _adjoint_times_decay(levels, gram, before, weights, x_l, (leaving * entering).sum(-1))
+    _diagonal(tile[:, :1]).copy_((psi * theta).sum(-1, keepdim=True))
+    _diagonal(tile).copy_((weights[:, 1] * theta).sum(-1, keepdim=True).div_(2))
+    tile[:, 1] = tile[:, 1] + tile[:, 1].transpose(1, 2)  # x_s and x_t pull on each other alike
+    dx = torch.bmm(tile.flatten(1, 2).transpose(1, 2), pair).baddbmm_(write, leaving).baddbmm_(rows[:, 1], entering)
+
+    with_h = ((keep - theta) * x_h).addcmul_(theta, x_x).sub_(keep.mul_(norms[:, :-1]))  # <h_t, x_t - h_{t-1}>
+    dtheta = (x_l - l_h).addcmul_(psi, dy_x - dy_h).addcmul_(pull, with_h)
+    return dtheta, dphi, dx
+
+
+def _adjoint_times_decay(
+    levels: list[Level], gram: Tensor, before: list[Tensor], weights: Tensor, x_l: Tensor, l_h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Carry <L, x> [g, C, M] (in place) and <L, H> [g, M] from the chunk's ends to every token.
+
+    Returns <L_t, h_{t-1}> [g, C, M], L_t the adjoint that comes to token t from its right, and, strictly below the
+    diagonal, the tiles [g, 2, C, C] of sum_i weights_t[i] D[t, s][i] theta_s[i]. Nothing is divided by a decay.
+    """
+    tile = torch.zeros_like(gram)
+    for level, inner in zip(reversed(levels), before, strict=True):
+        w, blocks = level.width, len(level.write)
+        lower, upper = _half(x_l[:, None], w, 0), _half(weights, w, 1)
+        rows = torch.mul(upper, level.reach.view(*upper.shape[:2], 1, w, -1), out=upper.new_empty(upper.shape))
+        rows = rows.view(blocks, 2 * w, -1)
+        parent, l_h = l_h.view(blocks, 1, -1), l_h.new_empty(blocks, 2, l_h.shape[-1])
+        torch.addcmul((rows * inner.view(rows.shape)).sum(1), level.upper[:, 0], parent[:, 0], out=l_h[:, 0])
+        torch.addcmul(
+            (level.write * lower.reshape(level.write.shape)).sum(1),
+            level.lower[:, 0],
+            parent[:, 0],
+            out=l_h[:, 1],
+        )
+        tiles = _below(gram, w).reshape(blocks, 2 * w, w)
+        injected = torch.bmm(tiles.transpose(1, 2), rows).view(lower.shape)
+        torch.addcmul(injected, lower, level.upper.view(*lower.shape[:2], 1, 1, -1), out=lower)
+        corner = _below(tile, w)
+        corner.copy_(torch.bmm(rows, level.write.transpose(1, 2)).view(corner.shape))
+    return l_h.view(x_l.shape), tile
+
+
+# --- sequences, chunks, segments -------------------------------------------------------------------------------
+
+
+class _Chunks:
+    """Which tokens are in which chunk, which chunks are in which sequence.
+
+    A batch is one row of chunks, B wide. Packed sequences (cu_seqlens) are one row of chunks, 1 wide, in which no
+    chunk crosses a sequence. Missing tokens at the end of a chunk write and read nothing (theta = phi = 0).
+
+    ends: last chunk of a sequence -> (the sequence, the next one); starts: first chunk -> (the sequence, the one
+    before). Sequences without tokens have no chunk and appear in neither.
+    """
+
+    def __init__(self, x: Tensor, slots: int, cu_seqlens: Tensor | None, length: int):
+        self.batch, self.tokens, width = x.shape
+        self.length, self.tile = length, 1 << (length - 1).bit_length()
+        bounds = [0, self.tokens] if cu_seqlens is None else checks.bounds(cu_seqlens, self.tokens)
+        counts = [-(-(end - begin) // length) for begin, end in pairwise(bounds)]
+        self.count = sum(counts)
+        self.index = None if cu_seqlens is None else _positions(bounds, counts, length).to(x.device)
+        present = [i for i, n in enumerate(counts) if n]
+        last = [n - 1 for n in accumulate(counts[i] for i in present)]
+        first = [0, *(n + 1 for n in last)][: len(last)]
+        self.ends = dict(zip(last, zip(present, [*present[1:], None], strict=True), strict=True))
+        self.starts = dict(zip(first, zip(present, [None, *present[:-1]], strict=True), strict=True))
+        self.per_segment = max(1, SEGMENT_NUMBERS // max(1, self.batch * slots * width))
+
+    def segments(self) -> list[tuple[int, int]]:
+        return [(c, min(c + self.per_segment, self.count)) for c in range(0, self.count, self.per_segment)]
+
+    def take(self, tokens: Tensor, begin: int, end: int, dtype: torch.dtype) -> Tensor:
+        """Chunks begin..end of tokens [B, T, n], in dtype, zeros where there is no token: [g, C, n]."""
+        span = slice(begin * self.length, end * self.length)
+        if self.index is None:
+            part = tokens[:, span].to(dtype)
+        else:
+            index = self.index[span]
+            part = tokens[:, index.clamp(min=0)].to(dtype).masked_fill_((index < 0)[:, None], 0)
+        part = _pad_time(part, (end - begin) * self.length)
+        tiles = part.unflatten(1, (-1, self.length)).transpose(0, 1).flatten(0, 1)
+        return _pad_time(tiles, self.tile).contiguous()
+
+    def put(self, tiles: Tensor, out: Tensor, begin: int, end: int) -> None:
+        """The inverse of take: writes the tokens of chunks begin..end to out [B, T, n]."""
+        part = tiles[:, : self.length].unflatten(0, (-1, self.batch)).transpose(0, 1).flatten(1, 2)
+        span = slice(begin * self.length, end * self.length)
+        if self.index is None:
+            out[:, span] = part[:, : self.tokens - span.start]
+        else:
+            present = self.index[span] >= 0
+            out[:, self.index[span][present]] = part[:, present].to(out.dtype)
+
+
+def _pad_time(v: Tensor, length: int) -> Tensor:
+    return v if v.shape[1] == length else F.pad(v, (0, 0, 0, length - v.shape[1]))
+
+
+def _positions(bounds: list[int], counts: list[int], length: int) -> Tensor:
+    """Token of every place of every chunk of packed sequences, -1 where there is none."""
+    places = [torch.arange(b, b + n * length) for b, n in zip(bounds, counts, strict=False)]
+    return torch.cat([p.masked_fill(p >= end, -1) for p, end in zip(places, bounds[1:], strict=True)])
+
+
+def _hand_over(edges: dict[int, tuple[int, int | None]], begin: int, source: Tensor, sink: Tensor):
+    """What to do with the state a chunk hands on: at a sequence's edge it goes to sink, the next comes from source."""
+
+    def hand_over(c: int, state: Tensor) -> None:
+        if begin + c in edges:
+            here, following = edges[begin + c]
+            sink[here] = state
+            if following is not None:
+                state.copy_(source[following])
+
+    return hand_over
+
+
+# --- the operators that autograd and torch.compile see ---------------------------------------------------------
+
+
+def _outputs(theta, phi, x, initial_state, cu_seqlens, eps, length, save):
+    """Unwritten outputs of _forward_op. How many chunks packed sequences need at most is known without their bounds."""
+    (batch, tokens, width), slots = x.shape, theta.shape[-1]
+    wide = any(v is not None and v.dtype == torch.float64 for v in (theta, phi, x, initial_state))
+    dtype = torch.float64 if wide else torch.float32
+    sequences, chunks = batch, -(-tokens // length)
+    if cu_seqlens is not None:
+        sequences = cu_seqlens.shape[0] - 1
+        chunks = tokens // length + sequences
+    tile = 1 << (length - 1).bit_length()
+    rows = (chunks if save else 0, batch)
+    shapes = (*rows, tile, slots), (*rows, tile + 1, slots)
+    return (
+        x.new_empty(x.shape),
+        x.new_empty(sequences, slots, width, dtype=dtype),
+        x.new_empty(rows[0] + save, batch, slots, width, dtype=dtype),
+        *(x.new_empty(shape, dtype=dtype) for shape in shapes),
+    )
+
+
+def _gradients(dy, dfinal, theta, phi, x, *_):
+    """Unwritten outputs of _backward_op."""
+    return tuple(v.new_empty(v.shape) for v in (theta, phi, x, dfinal))
+
+
+@torch.library.custom_op("factorization_memory::chunked", mutates_args=())
+def _forward_op(
+    theta: Tensor, phi: Tensor, x: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None,
+    eps: float, length: int, save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, the final state, and what the backward needs if save: the states that enter chunks, <H, x>, |h|^2."""
+    y, final, states, start, norms = _outputs(theta, phi, x, initial_state, cu_seqlens, eps, length, save)
+    chunks = _Chunks(x, theta.shape[-1], cu_seqlens, length)
+    if initial_state is None:
+        final.zero_()
+    else:
+        final.copy_(initial_state)
+    source, sink = _by_sequence(final.clone(), chunks), _by_sequence(final, chunks)
+    for v in (states, start, norms):
+        v[chunks.count :] = 0  # the places of chunks that packed sequences turned out not to need
+    window = None if save else states.new_empty(chunks.per_segment + 1, *states.shape[1:])
+    for begin, end in chunks.segments():
+        tokens = [chunks.take(v, begin, end, final.dtype) for v in (theta, phi, x)]
+        part = states[begin : end + 1] if save else window[: end - begin + 1]
+        if begin == 0:
+            part[0] = source[chunks.starts[0][0]]
+        hand_over = _hand_over(chunks.ends, begin, source, sink)
+        tile, inner, squares = _forward_segment(*tokens, part, hand_over, eps)
+        chunks.put(tile, y, begin, end)
+        if save:
+            start[begin:end] = inner.unflatten(0, (end - begin, -1))
+            norms[begin:end] = squares.unflatten(0, (end - begin, -1))
+        else:
+            window[0] = part[-1]
+    return y, final, states, start, norms
+
+
+@torch.library.custom_op("factorization_memory::chunked_backward", mutates_args=())
+def _backward_op(
+    dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, x: Tensor, cu_seqlens: Tensor | None,
+    states: Tensor, start: Tensor, norms: Tensor, eps: float, length: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of theta, phi, x and of the initial state."""
+    dtheta, dphi, dx, dinitial = _gradients(dy, dfinal, theta, phi, x)
+    chunks = _Chunks(x, theta.shape[-1], cu_seqlens, length)
+    dinitial.copy_(dfinal)
+    source, sink = _by_sequence(dfinal, chunks), _by_sequence(dinitial, chunks)
+    adjoint = states.new_empty(chunks.per_segment + 1, *states.shape[1:])
+    for begin, end in reversed(chunks.segments()):
+        tokens = [chunks.take(v, begin, end, states.dtype) for v in (theta, phi, x, dy)]
+        saved = states[begin:end], start[begin:end].flatten(0, 1), norms[begin:end].flatten(0, 1)
+        part = adjoint[: end - begin + 1]
+        part[-1] = source[chunks.ends[end - 1][0]] if end == chunks.count else adjoint[0]
+        hand_over = _hand_over(chunks.starts, begin, source, sink)
+        tiles = _backward_segment(*tokens, *saved, part, hand_over, eps)
+        for tile, out in zip(tiles, (dtheta, dphi, dx), strict=True):
+            chunks.put(tile, out, begin, end)
+    return dtheta, dphi, dx, dinitial
+
+
+def _by_sequence(state: Tensor, chunks: _Chunks) -> Tensor:
+    """[sequences, B, M, D]: a batch runs side by side, packed sequences one after the other."""
+    return state[None] if chunks.index is None else state[:, None]
+
+
+def _setup(ctx, inputs, output) -> None:
+    theta, phi, x, initial_state, cu_seqlens, eps, length, _ = inputs
+    ctx.save_for_backward(theta, phi, x, cu_seqlens, *output[2:])
+    ctx.rest = eps, length, initial_state is not None and initial_state.dtype
+
+
+def _backward(ctx, dy, dfinal, *_):
+    theta, phi, x, cu_seqlens, *saved = ctx.saved_tensors
+    eps, length, dtype = ctx.rest
+    *grads, dinitial = _backward_op(dy, dfinal, theta, phi, x, cu_seqlens, *saved, eps, length)
+    return *grads, dinitial.to(dtype) if dtype else None, None, None, None, None
+
+
+_forward_op.register_fake(_outputs)
+_backward_op.register_fake(_gradients)
+_forward_op.register_autograd(_backward, setup_context=_setup)
