@@ -11,6 +11,9 @@ def tokens(theta: Tensor, phi: Tensor, x: Tensor, slots: Tensor | None = None, n
     lead = x.shape[:-1]
     _floating("theta", theta, x, weights, lead)
     _floating("phi", phi, x, weights, theta.shape)
+    for name, value, size in (("theta", theta, weights[-1]), ("x", x, "D")):
+        if not value.shape[-1]:
+            raise ValueError(f"{name} must have {size} of at least 1, got {[*value.shape]}")
     if slots is not None:
         if not isinstance(slots, Tensor):
             raise TypeError(f"slots must be a tensor of integers, got {type(slots).__name__}")
@@ -38,6 +41,7 @@ def slot_count(num_slots: int, slots_per_token: int) -> None:
 
 def slot_values(slots: Tensor, num_slots: int) -> None:
     """Reads values: every slot in [0, num_slots), no slot twice for one token."""
+    slots = slots.long()  # num_slots may not fit the dtype slots came in
     outside = (slots < 0) | (slots >= num_slots)
     if outside.any():
         raise ValueError(f"slots must lie in [0, {num_slots}), got {int(slots[outside][0])}")
