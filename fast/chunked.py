@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fast import checks
 
-SEGMENT_NUMBERS = 1 << 20  # state numbers per segment of chunks: temporaries stay near the processor
+SEGMENT_NUMBERS = 1 << 21  # states and tiles of one segment of chunks: its temporaries stay near the processor
 
 
 def factorization_memory(
@@ -49,7 +49,8 @@ def factorization_memory(
     """
     inputs = (theta, phi, x, initial_state)
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
-    y, final_state, *_ = _forward_op(*inputs, cu_seqlens, eps, chunk_length or default_chunk_length(x), save)
+    length = chunk_length or default_chunk_length(x, theta.shape[-1])
+    y, final_state, *_ = _forward_op(*inputs, cu_seqlens, eps, length, save)
     return y, final_state
 
 
@@ -85,9 +86,13 @@ def _(slots, num_slots, check_values):
     return torch.empty_like(slots, dtype=torch.int64)
 
 
-def default_chunk_length(x: Tensor) -> int:
-    """64 tokens, or fewer for a short sequence. Longer chunks: fewer states, more work inside (docs/decisions.md)."""
-    return min(64, 1 << max(x.shape[1] - 1, 1).bit_length())
+def default_chunk_length(x: Tensor, slots: int) -> int:
+    """32 tokens, 64 for a large state; fewer for a short sequence. docs/decisions.md has the measurement.
+
+    A longer chunk means fewer states between chunks (M D numbers each) and more work within (C D per token).
+    """
+    longest = 64 if slots * x.shape[-1] >= 1 << 15 else 32
+    return min(longest, 1 << max(x.shape[1] - 1, 0).bit_length())
 
 
 # --- one segment of chunks -------------------------------------------------------------------------------------
@@ -131,6 +136,15 @@ def _below(tile: Tensor, w: int) -> Tensor:
     return tile.view(g, k, n, 2, w, n, 2, w)[:, :, :, 1, :, :, 0].diagonal(dim1=2, dim2=4).permute(0, 4, 1, 2, 3)
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b. Sums of one or two terms are faster without bmm, whose kernel for tiny matrices is slow."""
+    if a.shape[2] == 1:
+        return a * b
+    if a.shape[2] == 2:
+        return (a[..., :1] * b[:, :1]).addcmul_(a[..., 1:], b[:, 1:])
+    return torch.bmm(a, b)
+
+
 def _times_decay(levels: list[Level], gram: Tensor, inner: Tensor) -> list[Tensor]:
     """Turn <H, v_t> into <h_{t-1}, v_t>, in place; gram holds <v_t, x_s>. Returns what each level started from.
 
@@ -142,7 +156,7 @@ def _times_decay(levels: list[Level], gram: Tensor, inner: Tensor) -> list[Tenso
         upper = _half(inner, level.width, 1)
         before.append(upper.clone(memory_format=torch.contiguous_format))
         tiles = _below(gram, level.width).reshape(len(level.write), -1, level.width)
-        written = torch.bmm(tiles, level.write).view(upper.shape)
+        written = _product(tiles, level.write).view(upper.shape)
         torch.addcmul(written, upper, level.lower.view(*upper.shape[:2], 1, 1, -1), out=upper)
     return before
 
@@ -154,8 +168,8 @@ def _forward_segment(
     states: Tensor,
     hand_over: Callable[[int, Tensor], None],
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y [g, C, D], <H, x> [g, C, M] and the squared norms before and after each token [g, C + 1, M].
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y [g, C, D], <H, x> [g, C, M], squared norms before and after each token [g, C + 1, M], <x, x> [g, C, C].
 
     states [chunks + 1, B, M, D] holds the state that enters the first chunk; the others are written. hand_over
     sees each chunk's last state and may put another in its place.
@@ -183,7 +197,7 @@ def _forward_segment(
         blocks = _below(tile, level.width)
         blocks.copy_(torch.bmm(rows, level.write.transpose(1, 2)).view(blocks.shape))
     y = torch.bmm(tile[:, 0], x).baddbmm_(psi * reach, entering)  # (6)
-    return y, start, norms
+    return y, start, norms, gram[:, 0]
 
 
 def _norms(theta: Tensor, before: Tensor, gram: Tensor, entering: Tensor) -> Tensor:
@@ -212,7 +226,7 @@ def _diagonal(tile: Tensor) -> Tensor:
 
 
 def _backward_segment(
-    theta: Tensor, phi: Tensor, x: Tensor, dy: Tensor, states: Tensor, start: Tensor, norms: Tensor,
+    theta: Tensor, phi: Tensor, x: Tensor, dy: Tensor, states: Tensor, start: Tensor, norms: Tensor, gram: Tensor,
     adjoint: Tensor, hand_over: Callable[[int, Tensor], None], eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of theta, phi [g, C, M] and x [g, C, D].
@@ -229,7 +243,7 @@ def _backward_segment(
     levels, reach, write = _levels(theta)
     keep = 1 - theta
     pair = torch.cat([dy, x], 1)
-    gram = torch.bmm(pair, x.transpose(1, 2)).view(-1, 2, *[x.shape[1]] * 2)
+    gram = torch.stack([torch.bmm(dy, x.transpose(1, 2)), gram], 1)
     inner = torch.stack([torch.bmm(dy, entering.transpose(1, 2)), start], 1)
     before = _times_decay(levels, gram, inner)
     dy_h, x_h = inner.unbind(1)  # h as it was before the token
@@ -288,7 +302,7 @@ def _adjoint_times_decay(
             out=l_h[:, 1],
         )
         tiles = _below(gram, w).reshape(blocks, 2 * w, w)
-        injected = torch.bmm(tiles.transpose(1, 2), rows).view(lower.shape)
+        injected = _product(tiles.transpose(1, 2), rows).view(lower.shape)
         torch.addcmul(injected, lower, level.upper.view(*lower.shape[:2], 1, 1, -1), out=lower)
         corner = _below(tile, w)
         corner.copy_(torch.bmm(rows, level.write.transpose(1, 2)).view(corner.shape))
@@ -313,14 +327,15 @@ class _Chunks:
         self.length, self.tile = length, 1 << (length - 1).bit_length()
         bounds = [0, self.tokens] if cu_seqlens is None else checks.bounds(cu_seqlens, self.tokens)
         counts = [-(-(end - begin) // length) for begin, end in pairwise(bounds)]
-        self.count = sum(counts)
+        self.count = sum(counts) if self.batch else 0
         self.index = None if cu_seqlens is None else _positions(bounds, counts, length).to(x.device)
         present = [i for i, n in enumerate(counts) if n]
         last = [n - 1 for n in accumulate(counts[i] for i in present)]
         first = [0, *(n + 1 for n in last)][: len(last)]
-        self.ends = dict(zip(last, zip(present, [*present[1:], None], strict=True), strict=True))
-        self.starts = dict(zip(first, zip(present, [None, *present[:-1]], strict=True), strict=True))
-        self.per_segment = max(1, SEGMENT_NUMBERS // max(1, self.batch * slots * width))
+        self.ends = dict(zip(last, zip(present, [*present[1:], None], strict=False), strict=True))
+        self.starts = dict(zip(first, zip(present, [None, *present], strict=False), strict=True))
+        numbers = self.batch * (slots * width + length * (8 * slots + 2 * width))
+        self.per_segment = max(1, min(self.count, SEGMENT_NUMBERS // max(1, numbers)))
 
     def segments(self) -> list[tuple[int, int]]:
         return [(c, min(c + self.per_segment, self.count)) for c in range(0, self.count, self.per_segment)]
@@ -385,7 +400,7 @@ def _outputs(theta, phi, x, initial_state, cu_seqlens, eps, length, save):
         chunks = tokens // length + sequences
     tile = 1 << (length - 1).bit_length()
     rows = (chunks if save else 0, batch)
-    shapes = (*rows, tile, slots), (*rows, tile + 1, slots)
+    shapes = (*rows, tile, slots), (*rows, tile + 1, slots), (*rows, tile, tile)
     return (
         x.new_empty(x.shape),
         x.new_empty(sequences, slots, width, dtype=dtype),
@@ -403,16 +418,16 @@ def _gradients(dy, dfinal, theta, phi, x, *_):
 def _forward_op(
     theta: Tensor, phi: Tensor, x: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None,
     eps: float, length: int, save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, the final state, and what the backward needs if save: the states that enter chunks, <H, x>, |h|^2."""
-    y, final, states, start, norms = _outputs(theta, phi, x, initial_state, cu_seqlens, eps, length, save)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, the final state, and for the backward, if save: the states that enter chunks, <H, x>, |h|^2, <x, x>."""
+    y, final, states, *saved = _outputs(theta, phi, x, initial_state, cu_seqlens, eps, length, save)
     chunks = _Chunks(x, theta.shape[-1], cu_seqlens, length)
     if initial_state is None:
         final.zero_()
     else:
         final.copy_(initial_state)
     source, sink = _by_sequence(final.clone(), chunks), _by_sequence(final, chunks)
-    for v in (states, start, norms):
+    for v in (states, *saved):
         v[chunks.count :] = 0  # the places of chunks that packed sequences turned out not to need
     window = None if save else states.new_empty(chunks.per_segment + 1, *states.shape[1:])
     for begin, end in chunks.segments():
@@ -421,20 +436,20 @@ def _forward_op(
         if begin == 0:
             part[0] = source[chunks.starts[0][0]]
         hand_over = _hand_over(chunks.ends, begin, source, sink)
-        tile, inner, squares = _forward_segment(*tokens, part, hand_over, eps)
+        tile, *inner = _forward_segment(*tokens, part, hand_over, eps)
         chunks.put(tile, y, begin, end)
         if save:
-            start[begin:end] = inner.unflatten(0, (end - begin, -1))
-            norms[begin:end] = squares.unflatten(0, (end - begin, -1))
+            for place, v in zip(saved, inner, strict=True):
+                place[begin:end] = v.unflatten(0, (end - begin, -1))
         else:
             window[0] = part[-1]
-    return y, final, states, start, norms
+    return y, final, states, *saved
 
 
 @torch.library.custom_op("factorization_memory::chunked_backward", mutates_args=())
 def _backward_op(
     dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, x: Tensor, cu_seqlens: Tensor | None,
-    states: Tensor, start: Tensor, norms: Tensor, eps: float, length: int,
+    states: Tensor, start: Tensor, norms: Tensor, gram: Tensor, eps: float, length: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of theta, phi, x and of the initial state."""
     dtheta, dphi, dx, dinitial = _gradients(dy, dfinal, theta, phi, x)
@@ -444,11 +459,11 @@ def _backward_op(
     adjoint = states.new_empty(chunks.per_segment + 1, *states.shape[1:])
     for begin, end in reversed(chunks.segments()):
         tokens = [chunks.take(v, begin, end, states.dtype) for v in (theta, phi, x, dy)]
-        saved = states[begin:end], start[begin:end].flatten(0, 1), norms[begin:end].flatten(0, 1)
+        saved = [v[begin:end].flatten(0, 1) for v in (start, norms, gram)]
         part = adjoint[: end - begin + 1]
         part[-1] = source[chunks.ends[end - 1][0]] if end == chunks.count else adjoint[0]
         hand_over = _hand_over(chunks.starts, begin, source, sink)
-        tiles = _backward_segment(*tokens, *saved, part, hand_over, eps)
+        tiles = _backward_segment(*tokens, states[begin:end], *saved, part, hand_over, eps)
         for tile, out in zip(tiles, (dtheta, dphi, dx), strict=True):
             chunks.put(tile, out, begin, end)
     return dtheta, dphi, dx, dinitial
