@@ -1,0 +1,33 @@
+# Every target makes its own .venv first. PYTHON must be 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test test-long mutants bench lint
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/python -m lm demo
+
+test: $(READY)
+	$(BIN)/pytest -n auto
+
+test-long: $(READY)
+	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n auto tests/test_laws.py
+
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py
+
+bench: $(READY)
+	$(BIN)/python tests/bench.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); this project needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
