@@ -94,9 +94,7 @@ def read_training(checkpoint: Path, model: LanguageModel, optimizer: Optimizer) 
         tensors = load((checkpoint / "training.safetensors").read_bytes())
         torch.set_rng_state(tensors.pop("torch_rng"))
         for name, parameter in model.named_parameters():
-            moments = {
-                key.removeprefix(f"{name}/"): tensors[key] for key in tensors if key.startswith(f"{name}/")
-            }
+            moments = {key.removeprefix(f"{name}/"): tensors[key] for key in tensors if key.startswith(f"{name}/")}
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
             }

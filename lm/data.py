@@ -85,6 +85,16 @@ class Corpus:
             "bytes": sum(len(d.data) for d in self.documents),
         }
 
+    def summary(self) -> str:
+        """One line for people: the name, its size and what the splits hold."""
+        files = ", ".join(f"{len(documents)} {split}" for split, documents in self.splits.items())
+        size = sum(len(document.data) for document in self.documents)
+        return f"{self.name}: {size / 1e6:.1f} MB, files: {files} (manifest {self.manifest_hash})"
+
+    def text(self, split: str) -> bytes:
+        """All files of a split, one after the other."""
+        return b"".join(document.data for document in self.splits[split])
+
     def stream(self, split: str, at_least: int = 1) -> Tensor:
         """All tokens of a split, int16 [N]; a DataError where there are fewer than at_least."""
         stream = torch.cat([document.tokens() for document in self.splits[split]])
@@ -111,11 +121,7 @@ def read_corpus(path: str | Path | None = None) -> Corpus:
     found = [root] if root.is_file() else _walk(root, [".*"])
     documents = _read(found, root if root.is_dir() else root.parent)
     if not documents:
-        what = (
-            "not UTF-8 text, or empty"
-            if root.is_file()
-            else f"no UTF-8 text in any of its {len(found)} files"
-        )
+        what = "not UTF-8 text, or empty" if root.is_file() else f"no UTF-8 text in any of its {len(found)} files"
         raise DataError(f"{root}: {what}")
     return Corpus(root.resolve().name, documents)
 

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
 from lm.data import Corpus, DataError
+from lm.model import LanguageModel
 
 DRAWS = 2000  # bootstrap resamples
 
@@ -69,65 +71,56 @@ def file_windows(corpus: Corpus, split: str, context: int, per_file: int = 8) ->
 
 
 @torch.no_grad()
-def loss_sums(model, windows: Tensor, segment: int, reset: bool = False, batch: int = 16) -> Tensor:
+def loss_sums(
+    model: LanguageModel, windows: Tensor, segment: int = 256, *, reset: bool = False, batch: int = 16,
+    label: str | None = None,
+) -> Tensor:  # fmt: skip
     """Summed loss by window and bucket, in bits: windows [N, context + 1] -> float64 [N, buckets].
 
-    Reads `segment` tokens at a time; with `reset` each segment starts from an empty state.
+    Reads `segment` tokens at a time; with `reset` each segment starts from an empty state. A label shows a bar.
     """
     device = next(model.parameters()).device
     edges = bucket_edges(windows.shape[1] - 1)
     bucket_of = torch.repeat_interleave(torch.tensor([last - first + 1 for first, last in edges]))
     sums = torch.zeros(len(windows), len(edges), dtype=torch.float64)
-    for rows in torch.arange(len(windows)).split(batch):
+    was_training = model.training
+    model.eval()
+    for rows in tqdm(torch.arange(len(windows)).split(batch), label, disable=label is None, leave=False):
         state = None
-        for positions in torch.arange(windows.shape[1] - 1).split(segment):
-            tokens = windows[rows][:, positions].long().to(device)
-            targets = windows[rows][:, positions + 1].long().to(device)
+        for places in torch.arange(windows.shape[1] - 1).split(segment):
+            tokens, targets = (windows[rows][:, places + shift].long().to(device) for shift in (0, 1))
             logits, state = model(tokens, None if reset else state)
-            bits = cross_entropy(logits.float().transpose(1, 2), targets, reduction="none") / math.log(2)
-            into = bucket_of[positions].expand(len(rows), -1)
-            sums[rows] += torch.zeros(len(rows), len(edges), dtype=torch.float64).scatter_add(
-                1, into, bits.double().cpu()
-            )
+            nats = cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+            sums[rows] = sums[rows].index_add(1, bucket_of[places], nats.double().cpu() / math.log(2))
+    model.train(was_training)
     return sums
 
 
 def evaluate(
-    model, corpus: Corpus, *, context: int = 2048, split: str = "test", segment: int = 256,
-    reset: bool = False, per_file: int = 8, batch: int = 16,
+    model: LanguageModel, corpus: Corpus, *, context: int = 2048, split: str = "test", segment: int = 256,
+    reset: bool = False,
 ) -> Buckets:  # fmt: skip
-    """Bits per byte by position with intervals. The model is left in the mode (train or eval) it came in."""
-    windows, paths = file_windows(corpus, split, context, per_file)
-    was_training = model.training
-    model.eval()
-    try:
-        sums = loss_sums(model, windows, segment, reset, batch)
-    finally:
-        model.train(was_training)
-    return summarise(sums.numpy(), paths, bucket_edges(context))
+    """Bits per byte by position on one split of a corpus, with intervals over its files."""
+    windows, paths = file_windows(corpus, split, context)
+    return summarise(loss_sums(model, windows, segment, reset=reset), paths, bucket_edges(context))
 
 
-def summarise(sums: np.ndarray, paths: list[str], edges: list[tuple[int, int]]) -> Buckets:
+def summarise(sums: Tensor, paths: list[str], edges: list[tuple[int, int]]) -> Buckets:
     """Bucket means and 95 % intervals from sums [N, buckets]: files are drawn with replacement, seed 0.
 
-    With windows of one file alone, the windows are drawn instead.
+    With windows of one file alone, the windows are drawn instead. Given the difference of two models' sums, it
+    is that of their losses, file by file, whose interval is much narrower than either loss's own.
     """
     names = sorted(set(paths))
     units = [names.index(path) for path in paths] if len(names) > 1 else list(range(len(paths)))
     total = np.zeros((max(units) + 1, len(edges)))
-    np.add.at(total, units, sums)
+    np.add.at(total, units, sums.numpy())
     count = np.bincount(units)[:, None] * np.array([last - first + 1 for first, last in edges])
     draws = np.random.default_rng(0).multinomial(len(total), np.full(len(total), 1 / len(total)), size=DRAWS)
     low, high = np.quantile((draws @ total) / (draws @ count), [0.025, 0.975], axis=0)
-    return Buckets(
-        first=[first for first, _ in edges],
-        last=[last for _, last in edges],
-        mean=(total.sum(0) / count.sum(0)).tolist(),
-        low=low.tolist(),
-        high=high.tolist(),
-        files=len(names),
-        windows=len(paths),
-    )
+    first, last = (list(side) for side in zip(*edges, strict=True))
+    mean = (total.sum(0) / count.sum(0)).tolist()
+    return Buckets(first, last, mean, low.tolist(), high.tolist(), files=len(names), windows=len(paths))
 
 
 def table(results: dict[str, Buckets], train_length: int | None = None) -> str:

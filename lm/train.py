@@ -89,7 +89,7 @@ def train(
     torch.manual_seed(settings.seed)
     model = LanguageModel(config).to(device)
     record = {"step": 0, "smoothed": None, "history": [], "text": text, "settings": asdict(settings)}
-    return _run(model, _optimizer(model, settings), settings, corpus, folder, record, quiet, label)
+    return _run(model, optimizer_for(model, settings), settings, corpus, folder, record, quiet, label)
 
 
 def resume(
@@ -108,7 +108,7 @@ def resume(
         )
     settings = Settings(**record["settings"])
     model = checkpoint.read_model(found, device)
-    optimizer = _optimizer(model, settings)
+    optimizer = optimizer_for(model, settings)
     checkpoint.read_training(found, model, optimizer)
     return _run(model, optimizer, settings, corpus, found.parent, record, quiet, label)
 
@@ -144,14 +144,12 @@ def _run(
         while record["step"] < settings.steps:
             began = time.perf_counter()
             windows = sample_batch(stream, settings.batch, settings.length, settings.seed, record["step"])
-            loss = _update(model, optimizer, windows.to(device), settings.clip)
+            loss = update(model, optimizer, windows.to(device), settings.clip)
             if loss is None:
                 raise _diverged("training loss or gradient", record["step"], folder)
             scheduler.step()
             record["step"] += 1
-            record["smoothed"] = (
-                loss if record["smoothed"] is None else 0.95 * record["smoothed"] + 0.05 * loss
-            )
+            record["smoothed"] = loss if record["smoothed"] is None else 0.95 * record["smoothed"] + 0.05 * loss
             record["seconds"] = record.get("seconds", 0.0) + time.perf_counter() - began
             last = record["step"] == settings.steps
             if last or record["step"] % settings.evaluate_every == 0:
@@ -161,13 +159,11 @@ def _run(
             bar.update(settings.batch * settings.length)
             if interrupted.is_set() and not last:
                 saved = checkpoint.write(folder, model, optimizer, record)
-                raise KeyboardInterrupt(
-                    f"stopped at step {record['step']}, saved {saved}; --resume continues"
-                )
+                raise KeyboardInterrupt(f"stopped at step {record['step']}, saved {saved}; --resume continues")
     return model
 
 
-def _update(model: LanguageModel, optimizer: AdamW, windows: Tensor, clip: float) -> float | None:
+def update(model: LanguageModel, optimizer: AdamW, windows: Tensor, clip: float) -> float | None:
     """One optimiser step; the loss before it, or None (and no step) if it or a gradient is not finite."""
     optimizer.zero_grad()
     loss = bits_per_byte(model, windows)
@@ -179,17 +175,13 @@ def _update(model: LanguageModel, optimizer: AdamW, windows: Tensor, clip: float
     return loss.item()
 
 
-def _note_held_out(
-    model: LanguageModel, held_out: Tensor, settings: Settings, folder: Path, record: dict
-) -> None:
+def _note_held_out(model: LanguageModel, held_out: Tensor, settings: Settings, folder: Path, record: dict) -> None:
     """Append to the history; checked as well, so that no checkpoint is of a model that has diverged."""
     loss = held_out_loss(model, held_out, settings.batch)
     if not math.isfinite(loss):
         raise _diverged("held-out loss", record["step"], folder)
     tokens = record["step"] * settings.batch * settings.length
-    record["history"].append(
-        {"step": record["step"], "tokens": tokens, "train": record["smoothed"], "held_out": loss}
-    )
+    record["history"].append({"step": record["step"], "tokens": tokens, "train": record["smoothed"], "held_out": loss})
 
 
 def _diverged(what: str, step: int, folder: Path) -> Diverged:
@@ -198,7 +190,7 @@ def _diverged(what: str, step: int, folder: Path) -> Diverged:
     return Diverged(f"the {what} was not finite at step {step}: {last_good}; a smaller --lr may help")
 
 
-def _optimizer(model: LanguageModel, settings: Settings) -> AdamW:
+def optimizer_for(model: LanguageModel, settings: Settings) -> AdamW:
     """Matrices decay towards zero; norms, biases and other vectors do not."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]

@@ -1,0 +1,267 @@
+"""Check, train, compare, draw: the project in about three minutes. What it prints is what it measured."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+import fast
+
+# The one place outside tests/ and notebooks/ that uses the loop: the demo shows that fast agrees with it here.
+import reference
+from lm import plots
+from lm.checkpoint import versions
+from lm.data import Corpus, Document, read_corpus, reference_lines, sample_batch
+from lm.evaluate import Buckets, bucket_edges, file_windows, loss_sums, summarise, table
+from lm.generate import Report, generate, printable
+from lm.model import Config, LanguageModel
+from lm.train import Settings, optimizer_for, train, update
+
+MIXERS = ("fm-sparse", "transformer")
+TIMES_LONGER = 8  # how far past the training length the models are tried
+SHAPE = {"B": 1, "T": 1024, "M": 64, "K": 8, "D": 128}
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+PROMPT = b"def main("
+
+
+def demo(*, seconds: float = 60, out: Path = Path("out"), seed: int = 0, text: str | None = None) -> int:
+    """Run everything; 0, or 1 if a backend missed its tolerance. `seconds` is the training time of a model."""
+    corpus = read_corpus(text)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    machine = environment()
+    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    checks = check_backends(device)
+    print(f"\n{corpus.summary()}", flush=True)
+    settings = calibrate(corpus, seconds, seed, device)
+    models = {}
+    for mixer in MIXERS:
+        folder = out / mixer
+        label = plots.NAMES[mixer]
+        models[mixer] = train(
+            Config(mixer=mixer), settings, corpus, folder, text=text, overwrite=True, device=device, label=label
+        )
+    lengths = compare_lengths(models, corpus, settings.length, out)
+    draw_slot_pictures(models["fm-sparse"], corpus, out)
+    print_sample(models["fm-sparse"], seed)
+    result = {
+        "machine": machine, "versions": versions(), "corpus": corpus.description(), "settings": asdict(settings),
+        "checks": checks, "lengths": lengths,
+    }  # fmt: skip
+    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    written = ("slots.png", "slot_use.png", "length.png", "demo.json")
+    print(f"\nwrote {', '.join(str(out / name) for name in written)}; the runs are in {out / MIXERS[0]} and")
+    print(f"{out / MIXERS[1]}: python -m lm generate {out / MIXERS[0]} --prompt 'class Tree:'")
+    return 0 if all(check["passed"] for check in checks) else 1
+
+
+def environment() -> dict[str, str]:
+    """What the speeds depend on."""
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = "none"
+    return {
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton,
+        "on": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores, {_cpu_name()}",
+    }
+
+
+def check_backends(device: str = "cpu") -> list[dict]:
+    """Print and return, by form, backend and dtype: errors against the float64 loop, and speed with gradients."""
+    sizes = ", ".join(f"{name}={size}" for name, size in SHAPE.items())
+    print(f"\nAgainst the loop in float64, forward and backward, {sizes}:")
+    print(f"{'form':8}{'backend':10}{'dtype':10}{'values':>9}{'gradients':>11}{'tokens/s':>11}{'over the loop':>15}")
+    rows = []
+    for form in ("dense", "sparse"):
+        for dtype, tolerance in TOLERANCES.items():
+            inputs = _inputs(form, dtype, device)
+            exact, _ = _timed(_loop(form), [v.double() if v.is_floating_point() else v for v in inputs], repeats=1)
+            _, loop_seconds = _timed(_loop(form), inputs, repeats=1)
+            for backend, reason in fast.backends().items():
+                if reason or (form, backend) == ("dense", "grouped"):
+                    continue
+                results, seconds = _timed(_fast(form, backend), inputs, repeats=5)
+                errors = [_relative(got, want) for got, want in zip(results, exact, strict=True)]
+                row = {
+                    "form": form, "backend": backend, "dtype": str(dtype).removeprefix("torch."),
+                    "values": max(errors[:2]), "gradients": max(errors[2:]),
+                    "tokens_per_second": SHAPE["B"] * SHAPE["T"] / seconds, "over_loop": loop_seconds / seconds,
+                }  # fmt: skip
+                row["passed"] = row["values"] <= tolerance and row["gradients"] <= 10 * tolerance
+                rows.append(row)
+                _print_row(row)
+    for backend, reason in fast.backends().items():
+        if reason:
+            print(f"{backend} does not run here: {reason}")
+    failed = sum(not row["passed"] for row in rows)
+    print(f"{failed} of {len(rows)} outside tolerance" if failed else f"all {len(rows)} within tolerance", flush=True)
+    return rows
+
+
+def calibrate(corpus: Corpus, seconds: float, seed: int, device: str) -> Settings:
+    """Settings with as many steps as the slower model makes in the time: equal tokens for both."""
+    settings = Settings(seed=seed)
+    stream = corpus.stream("train", at_least=settings.length + 1)
+    parts, slowest = [], 0.0
+    for mixer in MIXERS:
+        torch.manual_seed(seed)
+        model = LanguageModel(Config(mixer=mixer)).to(device)
+        optimizer, times = optimizer_for(model, settings), []
+        for step in range(6):
+            began = time.perf_counter()
+            windows = sample_batch(stream, settings.batch, settings.length, seed, step)
+            update(model, optimizer, windows.to(device), settings.clip)
+            times.append(time.perf_counter() - began)
+        slowest = max(slowest, median(times[1:]))  # the first one warms up
+        parts.append(f"{plots.NAMES[mixer]} ({model.num_parameters():,} parameters) {median(times[1:]):.2f} s")
+    steps = max(2, round(seconds / slowest))
+    tokens = steps * settings.batch * settings.length
+    print(f"One step takes {' and '.join(parts)}: {steps} steps, {tokens / 1e6:.1f} MB of text, for each.", flush=True)
+    return Settings(steps=steps, warmup=min(settings.warmup, steps // 5), evaluate_every=-(-steps // 4), seed=seed)
+
+
+def compare_lengths(models: dict[str, LanguageModel], corpus: Corpus, length: int, out: Path) -> dict:
+    """Loss by position up to TIMES_LONGER times the training length: table, verdict and out/length.png."""
+    context = TIMES_LONGER * length
+    edges = bucket_edges(context)
+    windows, paths = file_windows(corpus, "test", context, per_file=4)
+    sums, emptied = {}, {}
+    for mixer, model in models.items():
+        sums[mixer] = loss_sums(model, windows, length, label=f"{plots.NAMES[mixer]} by position")
+        emptied[mixer] = loss_sums(model, windows, length, reset=True, label=f"{plots.NAMES[mixer]}, emptied")
+    carried, reset = ({mixer: summarise(part[mixer], paths, edges) for mixer in models} for part in (sums, emptied))
+    difference = summarise(sums[MIXERS[0]] - sums[MIXERS[1]], paths, edges)
+    references = reference_lines(corpus.text("test"))
+    files = f"{difference.windows} windows of {difference.files} unseen files"
+    print(f"\nBits per byte by position (95 % interval over files; {files}):")
+    print(table({plots.NAMES[mixer]: carried[mixer] for mixer in models}, length))
+    print(f"state emptied every {length} bytes, last row: " + ", ".join(
+        f"{plots.NAMES[mixer]} {reset[mixer].mean[-1]:.2f}" for mixer in models))  # fmt: skip
+    print("for comparison: " + ", ".join(f"{name} {bits:.2f}" for name, bits in references.items()))
+    for last in (length, context):
+        print(_verdict(difference, last))
+    plots.draw_lengths(carried, out / "length.png", train_length=length, reset=reset, references=references)
+    parts = {"carried": carried, "reset": reset, "difference": {" - ".join(MIXERS): difference}}
+    return {part: {name: asdict(buckets) for name, buckets in of.items()} for part, of in parts.items()} | {
+        "references": references
+    }
+
+
+def draw_slot_pictures(model: LanguageModel, corpus: Corpus, out: Path, shown: int = 100) -> None:
+    """out/slots.png over the start of a function of an unseen file, out/slot_use.png over the text before it too."""
+    document = max(corpus.splits["test"], key=lambda document: len(document.data))
+    tokens, start = _excerpt(document, shown)
+    layers = model.slot_activity(tokens[None].to(next(model.parameters()).device))
+    writes = [plots.effective_slots(layer.theta[0].cpu().numpy()) for layer in layers]
+    sharpest = min(range(len(layers)), key=writes.__getitem__)
+    part = type(layers[0])(*(weights[:, start : start + shown] for weights in layers[sharpest]))
+    plots.draw_slots(part, tokens[start : start + shown], out / "slots.png", layer=sharpest)
+    plots.draw_slot_use(layers, out / "slot_use.png", top_k=model.config.top_k)
+
+
+def print_sample(model: LanguageModel, seed: int, length: int = 400) -> None:
+    """What the model writes, and what that costs."""
+    report = Report()
+    tokens = generate(model, PROMPT, length, seed=seed, report=report)
+    print(f"\n{plots.NAMES[model.config.mixer]} goes on from {PROMPT.decode()!r}:\n")
+    print(PROMPT.decode() + "".join(printable(tokens)))
+    print(f"\n({report})")
+
+
+def _excerpt(document: Document, shown: int) -> tuple[Tensor, int]:
+    """Up to 4,096 tokens of a document, and where in them the last function begins that fits in whole."""
+    tokens = document.tokens()[:4096].long()
+    last = document.data[: max(0, len(tokens) - shown)].rfind(b"    def ")
+    return tokens, max(0, last + 1)  # the mark stands before the bytes
+
+
+def _verdict(difference: Buckets, last: int) -> str:
+    k = difference.last.index(last)
+    where = plots.positions(difference.first[k], last)
+    ahead, behind = MIXERS if difference.mean[k] < 0 else MIXERS[::-1]
+    low, high = sorted(abs(v) for v in (difference.low[k], difference.high[k]))
+    if difference.low[k] < 0 < difference.high[k]:
+        return f"at {where}: no clear difference ({difference.low[k]:+.3f} to {difference.high[k]:+.3f})"
+    return f"at {where}: {plots.NAMES[ahead]} is ahead of {plots.NAMES[behind]} by {low:.3f} to {high:.3f}"
+
+
+def _inputs(form: str, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """theta, phi, (slots,) x and a state, made as a layer makes them, from random numbers; seed 0."""
+    B, T, M, K, D = SHAPE.values()
+    generator = torch.Generator().manual_seed(0)
+    logits, slots = (2 * torch.randn(B, T, M, generator=generator)).topk(K if form == "sparse" else M)
+    rates = torch.randn(2, B, T, 1, generator=generator).sigmoid()
+    theta, phi = (rates * logits.softmax(-1)).to(device, dtype)
+    x, state = (torch.randn(B, rows, D, generator=generator).to(device) for rows in (T, M))
+    if form == "dense":  # topk has sorted the slots; any order will do
+        return [theta, phi, x.to(dtype), state.to(torch.promote_types(dtype, torch.float32))]
+    return [theta, phi, slots.to(device), x.to(dtype), state.to(torch.promote_types(dtype, torch.float32))]
+
+
+def _loop(form: str) -> Callable:
+    return _call(reference.factorization_memory if form == "dense" else reference.sparse_factorization_memory, form)
+
+
+def _fast(form: str, backend: str) -> Callable:
+    name = "factorization_memory" if form == "dense" else "sparse_factorization_memory"
+    return _call(getattr(fast, name), form, backend=backend)
+
+
+def _call(function: Callable, form: str, **options) -> Callable:
+    """A function of `_inputs`: the sparse form needs the number of slots before the state."""
+    if form == "dense":
+        return lambda *inputs: function(*inputs, **options)
+    return lambda *inputs: function(*inputs[:-1], SHAPE["M"], inputs[-1], **options)
+
+
+def _timed(function: Callable, inputs: list[Tensor], repeats: int) -> tuple[list[Tensor], float]:
+    """y, the final state and the gradients of their weighted sum, and the median seconds (a first call if >1)."""
+    times = []
+    for _ in range(repeats):
+        leaves = [v.clone().requires_grad_(v.is_floating_point()) for v in inputs]
+        _synchronise(inputs[0])
+        began = time.perf_counter()
+        y, state = function(*leaves)
+        sum(
+            (v.double() * torch.linspace(-1, 1, v.numel(), device=v.device).view_as(v)).sum() for v in (y, state)
+        ).backward()
+        _synchronise(inputs[0])
+        times.append(time.perf_counter() - began)
+    gradients = [v.grad for v in leaves if v.is_floating_point()]
+    return [y.detach(), state.detach(), *gradients], median(times)
+
+
+def _synchronise(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _relative(got: Tensor, want: Tensor) -> float:
+    return float((got.double() - want.double()).norm() / want.double().norm())
+
+
+def _print_row(row: dict) -> None:
+    speed = f"{row['tokens_per_second']:>11,.0f}{row['over_loop']:>14,.0f}×"
+    errors = f"{row['values']:>9.0e}{row['gradients']:>11.0e}"
+    print(
+        f"{row['form']:8}{row['backend']:10}{row['dtype']:10}{errors}{speed}{'' if row['passed'] else '  TOO FAR'}",
+        flush=True,
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

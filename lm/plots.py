@@ -1,0 +1,222 @@
+"""Figures: what the slots do over a text, and what a longer context is worth.
+
+Each function draws one PNG from numbers it is given; no display is needed. Titles say what the numbers say.
+Colour maps rise evenly in lightness and lines differ in dash and marker, so that all of it can be read in grey.
+"""
+
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lm.evaluate import Buckets, positions
+from lm.model import DOCUMENT_MARK, Activity
+
+NAMES = {
+    "fm": "FM (dense)",
+    "fm-sparse": "FM (sparse)",
+    "mamba2": "Mamba-2",
+    "transformer": "Transformer",
+}
+VISIBLE = {"\n": "↵", "\t": "→", " ": "·", "\r": "␍"}
+STYLES = [("#10406b", "-", "o"), ("#c1571b", "--", "s"), ("#5f9e6e", "-.", "^"), ("#8f8f8f", ":", "D")]
+TEXT = {"font.size": 13, "axes.titlesize": 15, "axes.titleweight": "bold", "axes.titlelocation": "left"}
+
+
+@matplotlib.rc_context(TEXT)
+def draw_slots(activity: Activity, tokens: Tensor, path: str | Path, layer: int = 0) -> None:
+    """Write weights of one layer as a heat map, slots × bytes, with the text under the axis.
+
+    activity: [1, T, M] each; tokens [T], of which about a hundred can be read. Slots are sorted by use.
+    """
+    theta = activity.theta[0].float().cpu().numpy()  # [T, M]
+    order = np.argsort(-theta.sum(0), kind="stable")
+    figure, axes = _figure(max(8.0, 1.9 + 0.145 * len(tokens)), 7.0)
+    colours = matplotlib.colormaps["magma_r"].with_extremes(bad="white")
+    weights = np.ma.masked_equal(theta[:, order].T, 0)  # white: not written at all
+    image = axes.imshow(weights, aspect="auto", cmap=colours, vmin=0, interpolation="nearest")
+    figure.colorbar(image, ax=axes, pad=0.01, label="write weight θ (share of the slot replaced)")
+    axes.set_xticks(range(len(tokens)), [visible(token) for token in tokens.tolist()])
+    axes.tick_params(axis="x", length=0, labelfontfamily="monospace", labelsize=12, pad=3)
+    axes.set_yticks(range(len(order)), order)
+    axes.tick_params(axis="y", labelsize=min(11, 330 / len(order)))
+    axes.set_xlabel("the text, one byte a column (· space, ↵ end of line); white: not written")
+    axes.set_ylabel("slot, the most used on top")
+    axes.set_title(
+        f"Layer {layer + 1}: a byte writes to about {effective_slots(theta):.1f} of {theta.shape[1]} slots; "
+        f"half of all writing goes to {slots_for_half(theta)} of them"
+    )
+    figure.savefig(path)
+
+
+@matplotlib.rc_context(TEXT)
+def draw_slot_use(layers: list[Activity], path: str | Path, top_k: int | None = None) -> None:
+    """Three panels by layer: share of the writing per slot, entropy of the router, half-life of each slot.
+
+    layers: activity of every layer over one text, [1, T, M] each; top_k is marked beside the entropies.
+    """
+    figure, (use, entropy, life) = _figure(17.0, 5.6, 3)
+    thetas = [layer.theta[0].float().cpu().numpy() for layer in layers]
+    num_slots = thetas[0].shape[1]
+    ranks = np.arange(1, num_slots + 1)
+    for i, theta in enumerate(thetas):
+        colour, dash, marker = STYLES[i % len(STYLES)]
+        options = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 5, "label": f"layer {i + 1}"}
+        use.plot(ranks, 100 * np.sort(theta.sum(0) / theta.sum())[::-1], **options)
+        life.plot(ranks, np.sort(half_life(theta))[::-1], **options)
+    halves = [slots_for_half(theta) for theta in thetas]
+    use.axhline(100 / num_slots, color="black", linewidth=1, label="all alike")
+    use.set(xlabel="slots of a layer, the most used first", ylabel="share of all writing (%)", ylim=(0, None))
+    use.set_title(f"Half of the writing goes to {_span(halves)}\nof {num_slots} slots")
+    use.legend()
+    _draw_entropy(entropy, layers, num_slots, top_k)
+    lives = np.concatenate([half_life(theta) for theta in thetas])
+    life.set(xlabel="slots of a layer, the most lasting first", ylabel="half-life (bytes)", yscale="log")
+    life.set_title(f"Half of a slot is overwritten after\n{_lives(lives)}")
+    life.legend()
+    figure.savefig(path)
+
+
+@matplotlib.rc_context(TEXT)
+def draw_lengths(
+    results: dict[str, Buckets], path: str | Path, *, train_length: int | None = None,
+    reset: dict[str, Buckets] | None = None, references: dict[str, float] | None = None,
+) -> None:  # fmt: skip
+    """Loss against position, with 95 % intervals over files and the training length marked.
+
+    results: by mixer; reset: the same with the state emptied every train_length bytes; references: bits per byte
+    of what needs no learning, as `lm.data.reference_lines` has them.
+    """
+    figure, axes = _figure(12.0, 7.0)
+    for (mixer, result), (colour, dash, marker) in zip(results.items(), STYLES, strict=False):
+        where = range(len(result.mean))
+        name = NAMES.get(mixer, mixer)
+        axes.fill_between(where, result.low, result.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(where, result.mean, color=colour, linestyle=dash, marker=marker, linewidth=2, label=name)
+        if reset and mixer in reset:
+            label = f"{name}, state emptied every {train_length:,} bytes"
+            axes.plot(
+                where, reset[mixer].mean, color=colour, linestyle=dash, marker=marker, label=label, linewidth=1,
+                markerfacecolor="white", alpha=0.8, zorder=1,
+            )  # fmt: skip
+    first = next(iter(results.values()))
+    for name, bits in (references or {}).items():
+        axes.axhline(bits, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
+        axes.annotate(name, (0, bits), xytext=(2, 3), textcoords="offset points", fontsize=11)
+    if train_length in first.last[:-1]:
+        border = first.last.index(train_length) + 0.5
+        axes.axvspan(border, len(first.last) - 0.5, color="black", alpha=0.07, linewidth=0)
+        axes.annotate(
+            f"beyond the training\nlength of {train_length:,}", (border, 0.98), xytext=(6, 0), va="top",
+            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=12,
+        )  # fmt: skip
+    bottom, top = axes.get_ylim()
+    axes.set_xlim(-0.5, len(first.last) - 0.5)
+    axes.set_ylim(bottom, top + 0.12 * (top - bottom))  # room for the words above the curves
+    names = [positions(first_, last) for first_, last in zip(first.first, first.last, strict=True)]
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_xlabel("position in the text (bytes)")
+    axes.set_ylabel("loss (bits per byte)")
+    axes.set_title(_length_finding(results, train_length))
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+
+
+def visible(token: int) -> str:
+    """One token as one character that shows.
+
+    >>> [visible(token) for token in b"a \\n\\xc3"] + [visible(DOCUMENT_MARK)]
+    ['a', '·', '↵', '▫', '§']
+    """
+    if token == DOCUMENT_MARK:
+        return "§"
+    character = chr(token)
+    return VISIBLE.get(character, character if 32 < token < 127 else "▫")
+
+
+def effective_slots(theta: np.ndarray) -> float:
+    """How many slots a byte writes to, on average: 2 to the entropy of its write weights [T, M].
+
+    >>> effective_slots(np.array([[0.2, 0.2, 0.0], [0.3, 0.3, 0.0]]))
+    2.0
+    """
+    return float(np.mean(2 ** entropies(theta)))
+
+
+def entropies(weights: np.ndarray) -> np.ndarray:
+    """Entropy of each row of weights [T, M] over its sum, in bits; rows of zeros count as 0."""
+    shares = weights / np.maximum(weights.sum(-1, keepdims=True), np.finfo(np.float32).tiny)
+    logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
+    return -(shares * logs).sum(-1)
+
+
+def slots_for_half(theta: np.ndarray) -> int:
+    """The smallest number of slots that take half of all writing.
+
+    >>> slots_for_half(np.array([[0.1, 0.5, 0.2, 0.2]]))
+    1
+    """
+    use = np.sort(theta.sum(0))[::-1]
+    return int(np.searchsorted(use.cumsum(), use.sum() / 2)) + 1
+
+
+def half_life(theta: np.ndarray) -> np.ndarray:
+    """Bytes until half of a slot is overwritten at its mean write weight: theta [T, M] -> [M].
+
+    A slot that is never written lasts for ever (inf), one replaced by every byte not at all (0).
+
+    >>> half_life(np.array([[0.5, 0.0, 1.0], [0.5, 0.0, 1.0]]))
+    array([ 1., inf,  0.])
+    """
+    with np.errstate(divide="ignore"):
+        return math.log(2) / -np.log1p(-theta.mean(0, dtype=np.float64))
+
+
+def _draw_entropy(axes, layers: list[Activity], num_slots: int, top_k: int | None) -> None:
+    """Boxes of the router's entropy; the most there can be and the share of the kept slots as lines."""
+    values = [entropies(layer.affinity[0].float().cpu().numpy()) for layer in layers]
+    axes.boxplot(
+        values, whis=(5, 95), showfliers=False, widths=0.55, patch_artist=True,
+        boxprops={"facecolor": "#c9d7e6"}, medianprops={"color": "black", "linewidth": 2},
+    )  # fmt: skip
+    axes.axhline(math.log2(num_slots), color="black", linewidth=1)
+    axes.annotate(f"all {num_slots} slots alike", (0.52, math.log2(num_slots)), va="bottom", fontsize=11)
+    if top_k and top_k < num_slots:
+        axes.axhline(math.log2(top_k), color="black", linewidth=1, linestyle="--")
+        axes.annotate(f"{top_k} slots alike", (0.52, math.log2(top_k)), va="bottom", fontsize=11)
+    axes.set(xlabel="layer", ylabel="entropy of the affinities (bits)", ylim=(0, 1.1 * math.log2(num_slots)))
+    medians = [np.median(value) for value in values]
+    axes.set_title(f"The router's choice is worth\n{_span([2**m for m in medians], '.1f')} slots of {num_slots}")
+
+
+def _length_finding(results: dict[str, Buckets], train_length: int | None) -> str:
+    parts = []
+    for mixer, result in results.items():
+        at = result.last.index(train_length) if train_length in result.last else 0
+        change = result.mean[-1] - result.mean[at]
+        verb = "stays level" if abs(change) < 0.02 else f"{'falls' if change < 0 else 'rises'} by {abs(change):.2f}"
+        parts.append(f"{NAMES.get(mixer, mixer)} {verb}")
+    lasts = next(iter(results.values())).last
+    start = train_length if train_length in lasts else 1
+    return f"Loss in bits per byte from {start:,} to {lasts[-1]:,} bytes:\n" + ", ".join(parts)
+
+
+def _span(values: list, form: str = "d") -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"
+
+
+def _lives(lives: np.ndarray) -> str:
+    finite = lives[np.isfinite(lives)]
+    never = f", {len(lives) - len(finite)} never written" if len(finite) < len(lives) else ""
+    return f"{finite.min():,.0f} to {finite.max():,.0f} bytes{never}" if len(finite) else "no slot is written"
+
+
+def _figure(width: float, height: float, columns: int = 1):
+    """A figure without pyplot, so that nothing is kept or shown; axes come singly or in a row."""
+    figure = Figure((width, height), dpi=110, layout="constrained")
+    return figure, figure.subplots(1, columns)
