@@ -1,4 +1,4 @@
-"""What every test shares: generated cases, tolerances, and memory that is poisoned until it is written."""
+"""What every test shares: how many examples a law gets, and memory that is poisoned until it is written."""
 
 import os
 
@@ -6,9 +6,12 @@ import hypothesis
 import pytest
 import torch
 
-hypothesis.settings.register_profile("fast", max_examples=30, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("fast", max_examples=30, deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("long", max_examples=10_000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers are the parallelism
 
 
 @pytest.fixture(autouse=True, scope="session")
