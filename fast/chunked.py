@@ -13,11 +13,12 @@ so the pairs of one width w are one product of two w x M factors that lie in [0,
 each costs a few passes over C x M numbers. docs/kernels.md derives the formulas; the equation numbers are those
 of reference/factorization_memory.py.
 
-Shapes here: g = (chunks of a segment) * B independent tiles, k vectors per token (1: x; 2: dy and x), w half width,
-    tokens [g, C, .]   theta, phi [g, C, M]   states [chunks, B, M, D]   inner products with slots [g, k, C, M]
+Shapes here: a segment is r rows (of the batch) of n chunks, g = r n; k vectors per token (1: x; 2: dy and x); w half
+width.    tokens [g, C, .]   theta, phi [g, C, M]   states [r, n, M, D]   inner products with slots [g, k, C, M]
 """
 
 from collections.abc import Callable
+from functools import wraps
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -162,26 +163,18 @@ def _times_decay(levels: list[Level], gram: Tensor, inner: Tensor) -> list[Tenso
 
 
 def _forward_segment(
-    theta: Tensor,
-    phi: Tensor,
-    x: Tensor,
-    states: Tensor,
-    hand_over: Callable[[int, Tensor], None],
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y [g, C, D], <H, x> [g, C, M], squared norms before and after each token [g, C + 1, M], <x, x> [g, C, C].
+    theta: Tensor, phi: Tensor, x: Tensor, states: Tensor, hand_over: Callable[[int, Tensor], None], eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y [g, C, D], the state that leaves [r, M, D], <H, x> [g, C, M], |h|^2 [g, C + 1, M], <x, x> [g, C, C].
 
-    states [chunks + 1, B, M, D] holds the state that enters the first chunk; the others are written. hand_over
-    sees each chunk's last state and may put another in its place.
+    states [r, n, M, D]: the first is the one that enters, the others are written. hand_over sees the state that
+    leaves each chunk and may put another in its place. |h|^2 is that before the chunk and after each token.
     """
-    chunks, batch, slots, width = states[1:].shape
+    slots, width = states.shape[2:]
     levels, reach, write = _levels(theta)
-    torch.bmm(write.transpose(1, 2), x, out=states[1:].view(-1, slots, width))
-    decay = reach[:, -1].view(chunks, batch, slots, 1)
-    for c in range(chunks):
-        states[c + 1].addcmul_(decay[c], states[c])  # (4), a chunk at a time
-        hand_over(c, states[c + 1])
-    entering = states[:-1].view(-1, slots, width)
+    written = torch.bmm(write.transpose(1, 2), x).view(states.shape)
+    leaving = _scan(states, written, reach[:, -1].view(*states.shape[:3], 1), range(states.shape[1]), hand_over)
+    entering = states.view(-1, slots, width)
 
     gram = torch.bmm(x, x.transpose(1, 2))[:, None]
     start = torch.bmm(x, entering.transpose(1, 2))
@@ -197,7 +190,18 @@ def _forward_segment(
         blocks = _below(tile, level.width)
         blocks.copy_(torch.bmm(rows, level.write.transpose(1, 2)).view(blocks.shape))
     y = torch.bmm(tile[:, 0], x).baddbmm_(psi * reach, entering)  # (6)
-    return y, start, norms, gram[:, 0]
+    return y, leaving, start, norms, gram[:, 0]
+
+
+def _scan(
+    states: Tensor, added: Tensor, decay: Tensor, order: range, hand_over: Callable[[int, Tensor], None]
+) -> Tensor:
+    """decay[:, c] * states[:, c] + added[:, c] becomes the next of states in order; returns the last, [r, M, D]."""
+    for c, following in pairwise([*order, None]):
+        place = torch.empty_like(states[:, c]) if following is None else states[:, following]
+        torch.addcmul(added[:, c], decay[:, c], states[:, c], out=place)  # (4), a chunk at a time
+        hand_over(c, place)
+    return place
 
 
 def _norms(theta: Tensor, before: Tensor, gram: Tensor, entering: Tensor) -> Tensor:
@@ -228,17 +232,16 @@ def _diagonal(tile: Tensor) -> Tensor:
 def _backward_segment(
     theta: Tensor, phi: Tensor, x: Tensor, dy: Tensor, states: Tensor, start: Tensor, norms: Tensor, gram: Tensor,
     adjoint: Tensor, hand_over: Callable[[int, Tensor], None], eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of theta, phi [g, C, M] and x [g, C, D].
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of theta, phi [g, C, M], of x [g, C, D] and of the state that entered [r, M, D].
 
-    states [chunks, B, M, D] entered the chunks; adjoint [chunks + 1, B, M, D] holds the gradient of the state
-    that leaves the last one, the others are written from right to left.
+    states [r, n, M, D] entered the chunks; adjoint [r, M, D] is the gradient of the state that left the last one.
 
     y pulls on h_t with psi_t dy_t and, through the norm, with N_t h_t: N collects what the norms of later tokens
     pull, and meets x again where h_t is written. So the adjoint is a second memory, run backwards, that two
     vectors per token are written to: dy with psi, x with nu = N theta.
     """
-    chunks, batch, slots, width = states.shape
+    slots, width = states.shape[2:]
     entering = states.view(-1, slots, width)
     levels, reach, write = _levels(theta)
     keep = 1 - theta
@@ -259,13 +262,13 @@ def _backward_segment(
     weights = torch.stack([psi, pull * theta], 1)
 
     rows = weights * reach[:, None]
-    torch.bmm(rows.flatten(1, 2).transpose(1, 2), pair, out=adjoint[:-1].view(-1, slots, width))
-    decay = reach[:, -1].view(chunks, batch, slots, 1)
-    radial = (squares[:, 0] * pull[:, 0]).view(decay.shape)
-    for c in reversed(range(chunks)):
-        adjoint[c].addcmul_(decay[c], adjoint[c + 1]).addcmul_(radial[c], states[c])
-        hand_over(c, adjoint[c])
-    leaving = adjoint[1:].view(-1, slots, width)
+    added = torch.bmm(rows.flatten(1, 2).transpose(1, 2), pair).view(states.shape)
+    added.addcmul_((squares[:, 0] * pull[:, 0]).view(*states.shape[:3], 1), states)
+    leaving = torch.empty_like(states)
+    leaving[:, -1] = adjoint
+    backwards = range(states.shape[1])[::-1]
+    dstate = _scan(leaving, added, reach[:, -1].view(*states.shape[:3], 1), backwards, hand_over)
+    leaving = leaving.view(-1, slots, width)
 
     x_l = torch.bmm(x, leaving.transpose(1, 2))
     l_h, tile = _adjoint_times_decay(levels, gram, before, weights, x_l, (leaving * entering).sum(-1))
@@ -276,7 +279,7 @@ def _backward_segment(
 
     with_h = ((keep - theta) * x_h).addcmul_(theta, x_x).sub_(keep.mul_(norms[:, :-1]))  # <h_t, x_t - h_{t-1}>
     dtheta = (x_l - l_h).addcmul_(psi, dy_x - dy_h).addcmul_(pull, with_h)
-    return dtheta, dphi, dx
+    return dtheta, dphi, dx, dstate
 
 
 def _adjoint_times_decay(
@@ -313,51 +316,54 @@ def _adjoint_times_decay(
 
 
 class _Chunks:
-    """Which tokens are in which chunk, which chunks are in which sequence.
+    """Which tokens are in which chunk, which chunks are in which sequence, and what is computed at a time.
 
-    A batch is one row of chunks, B wide. Packed sequences (cu_seqlens) are one row of chunks, 1 wide, in which no
-    chunk crosses a sequence. Missing tokens at the end of a chunk write and read nothing (theta = phi = 0).
+    A batch has one row of chunks per sequence. Packed sequences (cu_seqlens) share one row, in which no chunk crosses
+    a sequence. Missing tokens at the end of a chunk write and read nothing (theta = phi = 0).
 
     ends: last chunk of a sequence -> (the sequence, the next one); starts: first chunk -> (the sequence, the one
     before). Sequences without tokens have no chunk and appear in neither.
     """
 
     def __init__(self, x: Tensor, slots: int, cu_seqlens: Tensor | None, length: int):
-        self.batch, self.tokens, width = x.shape
+        self.rows, self.tokens, width = x.shape
         self.length, self.tile = length, 1 << (length - 1).bit_length()
         bounds = [0, self.tokens] if cu_seqlens is None else checks.bounds(cu_seqlens, self.tokens)
         counts = [-(-(end - begin) // length) for begin, end in pairwise(bounds)]
-        self.count = sum(counts) if self.batch else 0
+        self.count = sum(counts)
         self.index = None if cu_seqlens is None else _positions(bounds, counts, length).to(x.device)
         present = [i for i, n in enumerate(counts) if n]
         last = [n - 1 for n in accumulate(counts[i] for i in present)]
         first = [0, *(n + 1 for n in last)][: len(last)]
-        self.ends = dict(zip(last, zip(present, [*present[1:], None], strict=False), strict=True))
-        self.starts = dict(zip(first, zip(present, [None, *present], strict=False), strict=True))
-        numbers = self.batch * (slots * width + length * (8 * slots + 2 * width))
-        self.per_segment = max(1, min(self.count, SEGMENT_NUMBERS // max(1, numbers)))
+        self.ends = dict(zip(last, zip(present, [*present[1:], None], strict=True), strict=True))
+        self.starts = dict(zip(first, zip(present, [None, *present[:-1]], strict=True), strict=True))
+        self.at_a_time = max(1, SEGMENT_NUMBERS // max(1, slots * width + length * (8 * slots + 2 * width)))
 
-    def segments(self) -> list[tuple[int, int]]:
-        return [(c, min(c + self.per_segment, self.count)) for c in range(0, self.count, self.per_segment)]
+    def segments(self) -> list[tuple[slice, int, int]]:
+        """(rows, first chunk, end): some whole rows, or a part of one, so that tiles are views of the tokens."""
+        if self.count == 0:
+            return []
+        together, step = max(1, self.at_a_time // self.count), min(self.at_a_time, self.count)
+        rows = [slice(r, min(r + together, self.rows)) for r in range(0, self.rows, together)]
+        return [(r, c, min(c + step, self.count)) for r in rows for c in range(0, self.count, step)]
 
-    def take(self, tokens: Tensor, begin: int, end: int, dtype: torch.dtype) -> Tensor:
-        """Chunks begin..end of tokens [B, T, n], in dtype, zeros where there is no token: [g, C, n]."""
+    def take(self, tokens: Tensor, rows: slice, begin: int, end: int, dtype: torch.dtype) -> Tensor:
+        """Chunks begin..end of tokens [B, T, .], in dtype, zeros where there is no token: [g, C, .]."""
         span = slice(begin * self.length, end * self.length)
         if self.index is None:
-            part = tokens[:, span].to(dtype)
+            part = tokens[rows, span].to(dtype)
         else:
             index = self.index[span]
             part = tokens[:, index.clamp(min=0)].to(dtype).masked_fill_((index < 0)[:, None], 0)
         part = _pad_time(part, (end - begin) * self.length)
-        tiles = part.unflatten(1, (-1, self.length)).transpose(0, 1).flatten(0, 1)
-        return _pad_time(tiles, self.tile).contiguous()
+        return _pad_time(part.reshape(-1, self.length, part.shape[-1]), self.tile)
 
-    def put(self, tiles: Tensor, out: Tensor, begin: int, end: int) -> None:
-        """The inverse of take: writes the tokens of chunks begin..end to out [B, T, n]."""
-        part = tiles[:, : self.length].unflatten(0, (-1, self.batch)).transpose(0, 1).flatten(1, 2)
+    def put(self, tiles: Tensor, out: Tensor, rows: slice, begin: int, end: int) -> None:
+        """The inverse of take: writes the tokens of chunks begin..end to out [B, T, .]."""
+        part = tiles[:, : self.length].reshape(-1, (end - begin) * self.length, tiles.shape[-1])
         span = slice(begin * self.length, end * self.length)
         if self.index is None:
-            out[:, span] = part[:, : self.tokens - span.start]
+            out[rows, span] = part[:, : self.tokens - span.start]
         else:
             present = self.index[span] >= 0
             out[:, self.index[span][present]] = part[:, present].to(out.dtype)
@@ -399,13 +405,11 @@ def _outputs(theta, phi, x, initial_state, cu_seqlens, eps, length, save):
         sequences = cu_seqlens.shape[0] - 1
         chunks = tokens // length + sequences
     tile = 1 << (length - 1).bit_length()
-    rows = (chunks if save else 0, batch)
-    shapes = (*rows, tile, slots), (*rows, tile + 1, slots), (*rows, tile, tile)
+    saved = ((slots, width), (tile, slots), (tile + 1, slots), (tile, tile))
     return (
         x.new_empty(x.shape),
         x.new_empty(sequences, slots, width, dtype=dtype),
-        x.new_empty(rows[0] + save, batch, slots, width, dtype=dtype),
-        *(x.new_empty(shape, dtype=dtype) for shape in shapes),
+        *(x.new_empty(batch, chunks if save else 0, *shape, dtype=dtype) for shape in saved),
     )
 
 
@@ -414,7 +418,19 @@ def _gradients(dy, dfinal, theta, phi, x, *_):
     return tuple(v.new_empty(v.shape) for v in (theta, phi, x, dfinal))
 
 
+def _as_given(operator: Callable) -> Callable:
+    """The operator in the dtypes it was given, also under torch.autocast."""
+
+    @wraps(operator)
+    def run(first: Tensor, *rest):
+        with torch.autocast(first.device.type, enabled=False):
+            return operator(first, *rest)
+
+    return run
+
+
 @torch.library.custom_op("factorization_memory::chunked", mutates_args=())
+@_as_given
 def _forward_op(
     theta: Tensor, phi: Tensor, x: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None,
     eps: float, length: int, save: bool,
@@ -428,25 +444,24 @@ def _forward_op(
         final.copy_(initial_state)
     source, sink = _by_sequence(final.clone(), chunks), _by_sequence(final, chunks)
     for v in (states, *saved):
-        v[chunks.count :] = 0  # the places of chunks that packed sequences turned out not to need
-    window = None if save else states.new_empty(chunks.per_segment + 1, *states.shape[1:])
-    for begin, end in chunks.segments():
-        tokens = [chunks.take(v, begin, end, final.dtype) for v in (theta, phi, x)]
-        part = states[begin : end + 1] if save else window[: end - begin + 1]
+        v[:, chunks.count :] = 0  # the places of chunks that packed sequences turned out not to need
+    for rows, begin, end in chunks.segments():
+        tokens = [chunks.take(v, rows, begin, end, final.dtype) for v in (theta, phi, x)]
         if begin == 0:
-            part[0] = source[chunks.starts[0][0]]
-        hand_over = _hand_over(chunks.ends, begin, source, sink)
-        tile, *inner = _forward_segment(*tokens, part, hand_over, eps)
-        chunks.put(tile, y, begin, end)
+            state = source[chunks.starts[0][0], rows]
+        part = states[rows, begin:end] if save else state.new_empty(len(state), end - begin, *state.shape[1:])
+        part[:, 0] = state
+        hand_over = _hand_over(chunks.ends, begin, source[:, rows], sink[:, rows])
+        tile, state, *inner = _forward_segment(*tokens, part, hand_over, eps)
+        chunks.put(tile, y, rows, begin, end)
         if save:
             for place, v in zip(saved, inner, strict=True):
-                place[begin:end] = v.unflatten(0, (end - begin, -1))
-        else:
-            window[0] = part[-1]
+                place[rows, begin:end] = v.unflatten(0, (-1, end - begin))
     return y, final, states, *saved
 
 
 @torch.library.custom_op("factorization_memory::chunked_backward", mutates_args=())
+@_as_given
 def _backward_op(
     dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, x: Tensor, cu_seqlens: Tensor | None,
     states: Tensor, start: Tensor, norms: Tensor, gram: Tensor, eps: float, length: int,
@@ -456,33 +471,35 @@ def _backward_op(
     chunks = _Chunks(x, theta.shape[-1], cu_seqlens, length)
     dinitial.copy_(dfinal)
     source, sink = _by_sequence(dfinal, chunks), _by_sequence(dinitial, chunks)
-    adjoint = states.new_empty(chunks.per_segment + 1, *states.shape[1:])
-    for begin, end in reversed(chunks.segments()):
-        tokens = [chunks.take(v, begin, end, states.dtype) for v in (theta, phi, x, dy)]
-        saved = [v[begin:end].flatten(0, 1) for v in (start, norms, gram)]
-        part = adjoint[: end - begin + 1]
-        part[-1] = source[chunks.ends[end - 1][0]] if end == chunks.count else adjoint[0]
-        hand_over = _hand_over(chunks.starts, begin, source, sink)
-        tiles = _backward_segment(*tokens, states[begin:end], *saved, part, hand_over, eps)
+    for rows, begin, end in reversed(chunks.segments()):
+        tokens = [chunks.take(v, rows, begin, end, states.dtype) for v in (theta, phi, x, dy)]
+        saved = [v[rows, begin:end].flatten(0, 1) for v in (start, norms, gram)]
+        if end == chunks.count:
+            adjoint = source[chunks.ends[end - 1][0], rows]
+        hand_over = _hand_over(chunks.starts, begin, source[:, rows], sink[:, rows])
+        *tiles, adjoint = _backward_segment(*tokens, states[rows, begin:end], *saved, adjoint, hand_over, eps)
         for tile, out in zip(tiles, (dtheta, dphi, dx), strict=True):
-            chunks.put(tile, out, begin, end)
+            chunks.put(tile, out, rows, begin, end)
     return dtheta, dphi, dx, dinitial
 
 
 def _by_sequence(state: Tensor, chunks: _Chunks) -> Tensor:
-    """[sequences, B, M, D]: a batch runs side by side, packed sequences one after the other."""
+    """[sequences of a row, rows, M, D]: a batch has one sequence in each row, packed sequences share one row."""
     return state[None] if chunks.index is None else state[:, None]
 
 
 def _setup(ctx, inputs, output) -> None:
     theta, phi, x, initial_state, cu_seqlens, eps, length, _ = inputs
     ctx.save_for_backward(theta, phi, x, cu_seqlens, *output[2:])
-    ctx.rest = eps, length, initial_state is not None and initial_state.dtype
+    ctx.rest = eps, length, initial_state is not None and initial_state.dtype, output[1].shape
+    ctx.set_materialize_grads(False)  # or zeros as large as all that is saved would come beside dy and dfinal
 
 
 def _backward(ctx, dy, dfinal, *_):
     theta, phi, x, cu_seqlens, *saved = ctx.saved_tensors
-    eps, length, dtype = ctx.rest
+    eps, length, dtype, shape = ctx.rest
+    dy = torch.zeros_like(x) if dy is None else dy
+    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal
     *grads, dinitial = _backward_op(dy, dfinal, theta, phi, x, cu_seqlens, *saved, eps, length)
     return *grads, dinitial.to(dtype) if dtype else None, None, None, None, None
 
