@@ -335,8 +335,8 @@ class _Chunks:
         present = [i for i, n in enumerate(counts) if n]
         last = [n - 1 for n in accumulate(counts[i] for i in present)]
         first = [0, *(n + 1 for n in last)][: len(last)]
-        self.ends = dict(zip(last, zip(present, [*present[1:], None], strict=True), strict=True))
-        self.starts = dict(zip(first, zip(present, [None, *present[:-1]], strict=True), strict=True))
+        self.ends = dict(zip(last, zip(present, [*present[1:], None], strict=False), strict=True))
+        self.starts = dict(zip(first, zip(present, [None, *present], strict=False), strict=True))
         self.at_a_time = max(1, SEGMENT_NUMBERS // max(1, slots * width + length * (8 * slots + 2 * width)))
 
     def segments(self) -> list[tuple[slice, int, int]]:
