@@ -356,7 +356,7 @@ class _Chunks:
             index = self.index[span]
             part = tokens[:, index.clamp(min=0)].to(dtype).masked_fill_((index < 0)[:, None], 0)
         part = _pad_time(part, (end - begin) * self.length)
-        return _pad_time(part.reshape(-1, self.length, part.shape[-1]), self.tile)
+        return _pad_time(part.reshape(-1, self.length, part.shape[-1]), self.tile).contiguous()
 
     def put(self, tiles: Tensor, out: Tensor, rows: slice, begin: int, end: int) -> None:
         """The inverse of take: writes the tokens of chunks begin..end to out [B, T, .]."""
