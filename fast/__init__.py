@@ -131,13 +131,15 @@ def step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1
              [1., 3.]]]))
     """
     _check_step(theta, phi, x, state, eps)
-    return _step(theta, phi, x, state, eps)
+    state = torch.lerp(state, *_offer(theta, x, state))  # (4)
+    return _read(phi, x, state, eps), state
 
 
 def step_(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """`step` that writes the new state into `state` and returns it."""
-    y, new = step(theta, phi, x, state, eps=eps)
-    return y, state.copy_(new)
+    _check_step(theta, phi, x, state, eps)
+    state.lerp_(*_offer(theta, x, state))  # (4)
+    return _read(phi, x, state, eps), state
 
 
 def sparse_step(
@@ -159,19 +161,22 @@ def sparse_step_(
     return y, state.index_put_(at, touched)
 
 
-def _step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    theta, phi, offer = (v.to(state.dtype) for v in (theta, phi, x[:, None]))
-    state = torch.lerp(state, offer, theta[..., None])  # (4)
-    inverse_rms = (torch.linalg.vector_norm(state, dim=-1).square() / state.shape[-1] + eps).rsqrt()  # (5)
-    y = torch.bmm((phi * inverse_rms)[:, None], state)[:, 0]  # (6)
-    return y.to(x.dtype), state
-
-
 def _sparse_step(theta, phi, slots, x, state, eps) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    """y, the indices of the K rows and what they become."""
     _check_step(theta, phi, x, state, eps, slots)
     at = (torch.arange(len(state), device=state.device)[:, None], slots.long())
-    y, touched = _step(theta, phi, x, state[at], eps)
-    return y, at, touched
+    touched = torch.lerp(state[at], *_offer(theta, x, state))  # (4) on K rows
+    return _read(phi, x, touched, eps), at, touched
+
+
+def _offer(theta: Tensor, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """x for every slot and how far it goes there, in the state's dtype."""
+    return x[:, None].to(state.dtype), theta[..., None].to(state.dtype)
+
+
+def _read(phi: Tensor, x: Tensor, state: Tensor, eps: float) -> Tensor:
+    inverse_rms = (torch.linalg.vector_norm(state, dim=-1).square() / state.shape[-1] + eps).rsqrt()  # (5)
+    return torch.bmm((phi.to(state.dtype) * inverse_rms)[:, None], state)[:, 0].to(x.dtype)  # (6)
 
 
 def _check_call(
