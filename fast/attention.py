@@ -35,6 +35,10 @@ class Cache(NamedTuple):
         return Cache(_Buffer(torch.empty(2, batch_size, num_heads, 0, head_width, **options), 0), 0)
 
     @property
+    def batch_size(self) -> int:
+        return self.buffer.data.shape[1]
+
+    @property
     def keys(self) -> Tensor:
         """[B, H, length, P]"""
         return self.buffer.data[0, :, :, : self.length]

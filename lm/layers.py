@@ -44,8 +44,8 @@ class RecurrentMixer(nn.Module):
     """
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        _check_input(x, self.d_model)
         state = self.initial_state(len(x)) if state is None else state
+        _check_input(x, self.d_model, len(state.memory))
         if x.shape[1] == 1 and not torch.is_grad_enabled():
             return self.step_(x, State(state.memory.clone(), state.tail))
         inputs, z, tail = self._project(x, state.tail)
@@ -93,8 +93,9 @@ class FactorizationMemory(RecurrentMixer):
         super().__init__()
         slot_width = expansion * d_model if slot_width is None else slot_width
         _check_sizes(d_model=d_model, num_slots=num_slots, slot_width=slot_width)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        for name, value in (("temperature", temperature), ("eps", eps)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         if top_k is not None and not 1 <= top_k <= num_slots:
             raise ValueError(f"top_k must be None or lie in [1, num_slots = {num_slots}], got {top_k}")
         if rates not in ("token", "slot"):
@@ -138,8 +139,8 @@ class FactorizationMemory(RecurrentMixer):
 
     def _project(self, x: Tensor, tail: Tensor) -> tuple[tuple, Tensor, Tensor]:
         offer, logits, rates, z = self._split(x)
+        offer, tail = self.conv(offer, tail)
         if self.conv.width:
-            offer, tail = self.conv(offer, tail)
             offer = F.silu(offer)
         return (*self._route(logits, rates), offer), z, tail
 
@@ -148,6 +149,7 @@ class FactorizationMemory(RecurrentMixer):
         how = {"eps": self.eps, "backend": self.backend}
         if slots is None:
             return fast.factorization_memory(theta, phi, offer, memory, **how)
+        how["check_values"] = False  # top_slots names slots that exist, each once
         return fast.sparse_factorization_memory(theta, phi, slots, offer, self.num_slots, memory, **how)
 
     def _scan_step_(self, inputs: list, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,8 +235,8 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(d_model, d_model, bias=False)
 
     def forward(self, x: Tensor, state: Cache | None = None) -> tuple[Tensor, Cache]:
-        _check_input(x, self.d_model)
         state = self.initial_state(len(x)) if state is None else state
+        _check_input(x, self.d_model, state.batch_size)
         q, k, v = self.in_proj(x).unflatten(-1, (3, self.num_heads, self.head_width)).unbind(-3)
         y, state = cached_attention(q, k, v, state)
         return self.out_proj(y.flatten(-2)), state
@@ -253,7 +255,7 @@ class Attention(nn.Module):
 
 
 class ShortConvolution(nn.Module):
-    """y_t = sum_j w_j * x_{t - width + 1 + j}: causal, one filter per channel. Width 0 has no parameters."""
+    """y_t = sum_j w_j * x_{t - width + 1 + j}: causal, one filter per channel. Width 0 leaves x alone."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -264,6 +266,8 @@ class ShortConvolution(nn.Module):
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, channels] after tail [B, width - 1, channels], the inputs before it -> y, the next tail."""
+        if not self.width:
+            return x, tail
         x = torch.cat([tail, x], 1)
         return _Convolve.apply(x, self.weight), x[:, x.shape[1] - tail.shape[1] :]
 
@@ -315,6 +319,8 @@ def _check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
-def _check_input(x: Tensor, d_model: int) -> None:
+def _check_input(x: Tensor, d_model: int, batch_size: int) -> None:
     if x.ndim != 3 or x.shape[-1] != d_model:
         raise ValueError(f"x needs shape [B, T, {d_model}], got {[*x.shape]}")
+    if len(x) != batch_size:
+        raise ValueError(f"state holds a batch of {batch_size}, but x has {len(x)}")

@@ -3,7 +3,6 @@
 tokens -> embedding -> num_layers x [x + mixer(norm(x)), x + swiglu(norm(x))] -> norm -> embedding, transposed
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,11 +42,14 @@ class Config:
     def __post_init__(self):
         if self.mixer not in MLP_WIDTH:
             raise ValueError(f"mixer must be one of {', '.join(MLP_WIDTH)}, got {self.mixer!r}")
-        for name in ("d_model", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.mlp_width is None:
             object.__setattr__(self, "mlp_width", MLP_WIDTH[self.mixer] * self.d_model // 128)
+        for name in ("d_model", "num_layers", "mlp_width", "head_width"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.mixer == "transformer" and self.d_model % self.head_width:
+            raise ValueError(f"head_width must divide d_model = {self.d_model}, got {self.head_width}")
 
     def make_mixer(self) -> nn.Module:
         if self.mixer == "transformer":
@@ -124,9 +126,14 @@ class LanguageModel(nn.Module):
         return self._run(tokens, state, step_=True)
 
     def _run(self, tokens: Tensor, state: tuple | None, step_: bool = False) -> tuple[Tensor, tuple]:
+        if tokens.dtype != torch.int64 or tokens.ndim != 2:
+            raise ValueError(f"tokens must be int64 [B, T], got {tokens.dtype}, {[*tokens.shape]}")
+        state = [None] * len(self.blocks) if state is None else state
+        if len(state) != len(self.blocks):
+            raise ValueError(f"state needs one entry for each of {len(self.blocks)} layers, got {len(state)}")
         x, states = self.embedding(tokens), []
-        for i, block in enumerate(self.blocks):
-            x, new = block(x, None if state is None else state[i], step_)
+        for block, old in zip(self.blocks, state, strict=True):
+            x, new = block(x, old, step_)
             states.append(new)
         return F.linear(self.norm(x), self.embedding.weight), tuple(states)
 
@@ -144,9 +151,7 @@ class LanguageModel(nn.Module):
     def slot_activity(self, tokens: Tensor) -> list[Activity]:
         """Affinity, write and read weights of every layer's slots over tokens [B, T], from an empty state."""
         if self.config.mixer not in ("fm", "fm-sparse"):
-            raise ValueError(
-                f"slot_activity needs a mixer with slots, fm or fm-sparse, got {self.config.mixer!r}"
-            )
+            raise ValueError(f"slot_activity needs a mixer with slots, fm or fm-sparse, got {self.config.mixer!r}")
         x, layers = self.embedding(tokens), []
         for block in self.blocks:
             inputs = block.mixer_norm(x)
@@ -157,7 +162,3 @@ class LanguageModel(nn.Module):
             layers.append(Activity(affinity, theta, phi))
             x, _ = block(x, None)
         return layers
-
-
-def to_json(config: Config) -> dict:
-    return dataclasses.asdict(config)

@@ -1,0 +1,271 @@
+"""The mixers: the equations, prefill against steps and segments, state size, causality, ties, errors."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import reference
+from lm.layers import Attention, FactorizationMemory, Mamba2, ShortConvolution, top_slots
+
+WIDTH = 8
+MIXERS = {
+    "dense": lambda: FactorizationMemory(WIDTH, 5, 6),
+    "dense, rates per slot": lambda: FactorizationMemory(WIDTH, 5, rates="slot", temperature=0.5),
+    "sparse": lambda: FactorizationMemory(WIDTH, 7, 6, top_k=3),
+    "sparse, rates per slot": lambda: FactorizationMemory(WIDTH, 7, top_k=2, rates="slot", conv=2),
+    "gated": lambda: FactorizationMemory(WIDTH, 6, top_k=2, conv=4, gate=True, expansion=2),
+    "gated, dense": lambda: FactorizationMemory(WIDTH, 6, conv=3, gate=True),
+    "mamba2": lambda: Mamba2(WIDTH, 3, 4),
+    "mamba2, groups": lambda: Mamba2(WIDTH, 3, 4, num_groups=2, conv=1),
+    "mamba2, no convolution": lambda: Mamba2(WIDTH, 3, 4, conv=0),
+    "attention": lambda: Attention(WIDTH, 2),
+}
+FM = [name for name in MIXERS if "mamba" not in name and name != "attention"]
+
+
+def make(name, dtype=torch.float64, seed=0):
+    """The mixer with every parameter moved off its initial value: a gain of 1 would hide its absence."""
+    torch.manual_seed(seed)
+    mixer = MIXERS[name]().to(dtype)
+    with torch.no_grad():
+        for p in mixer.parameters():
+            p += 0.3 * torch.randn_like(p)
+    return mixer
+
+
+def some_input(batch=2, T=23, dtype=torch.float64, seed=1):
+    torch.manual_seed(seed)
+    return torch.randn(batch, T, WIDTH, dtype=dtype)
+
+
+def tensors(state):
+    return (state.keys, state.values) if hasattr(state, "keys") else tuple(state)
+
+
+def assert_close(got, want, tolerance=1e-12):
+    error = (got - want).norm() / want.norm().clamp_min(1e-30)
+    assert error < tolerance, f"off by {error:.3g} of the norm, worst at {(got - want).abs().argmax().item()}"
+
+
+def formula(layer, x):
+    """Section 1 of the mathematics, line by line, on the loop."""
+    D, M, rates, _, gated = layer.sizes
+    W_i, W_alpha, W_eta, W_mu, W_z = layer.in_proj.weight.split([D, M, rates, rates, gated])
+    alpha = (x @ W_alpha.T / layer.temperature).softmax(-1)
+    if layer.top_k is not None:
+        kept = torch.zeros_like(alpha).scatter(-1, alpha.topk(layer.top_k).indices, 1.0)
+        alpha = alpha * kept / (alpha * kept).sum(-1, keepdim=True)
+    eta = (x @ W_eta.T + layer.rate_bias[0]).sigmoid()
+    mu = (x @ W_mu.T + layer.rate_bias[1]).sigmoid()
+    offer = x @ W_i.T
+    if width := layer.conv.width:
+        padded = torch.cat([x.new_zeros(len(x), width - 1, D), offer], 1).transpose(1, 2)
+        mixed = torch.nn.functional.conv1d(padded, layer.conv.weight[:, None], groups=D)
+        offer = torch.nn.functional.silu(mixed.transpose(1, 2))
+    y, state = reference.factorization_memory(eta * alpha, mu * alpha, offer, eps=layer.eps)
+    if gated:
+        y = y * torch.nn.functional.silu(x @ W_z.T)
+        y = y / (y.square().mean(-1, keepdim=True) + layer.eps).sqrt()
+    return (layer.gain * y) @ layer.out_proj.weight.T, state
+
+
+@pytest.mark.parametrize("name", FM)
+def test_the_layer_is_its_equations(name):
+    layer, x = make(name), some_input().requires_grad_()
+    got, want = layer(x), formula(layer, x)
+    assert_close(got[0], want[0])
+    assert_close(got[1].memory, want[1])
+    inputs = [x, *(p for p in layer.parameters() if p.numel())]
+    gots = torch.autograd.grad(got[0].square().sum() + got[1].memory.sum(), inputs)
+    wants = torch.autograd.grad(want[0].square().sum() + want[1].sum(), inputs)
+    for g, w in zip(gots, wants, strict=True):
+        assert_close(g, w, 1e-11)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_prefill_equals_steps(name, dtype, tolerance):
+    mixer, x = make(name, dtype), some_input(dtype=dtype)
+    want, end = mixer(x)
+    spent, kept, ys = mixer.initial_state(2), None, [[], [], []]
+    for t in range(x.shape[1]):
+        token = x[:, t : t + 1]
+        with_gradients, _ = mixer(token, kept)
+        with torch.no_grad():
+            y, kept = mixer(token, kept)
+        y_, spent = mixer.step_(token, spent)
+        for to, value in zip(ys, (with_gradients, y, y_), strict=True):
+            to.append(value)
+    for y in ys:
+        assert_close(torch.cat(y, 1), want, tolerance)
+    for last in (spent, kept):
+        for a, b in zip(tensors(last), tensors(end), strict=True):
+            assert_close(a, b, tolerance)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+@given(cuts=st.lists(st.integers(0, 23), max_size=4))
+def test_segments_equal_whole(name, cuts):
+    mixer, x, state, ys = make(name), some_input(), None, []
+    with torch.no_grad():
+        for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 23], strict=True):
+            y, state = mixer(x[:, start:end], state)
+            ys.append(y)
+        want, _ = mixer(x)
+    assert_close(torch.cat(ys, 1), want)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("T", [1, 6])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_state_passed_in_stays_as_it_was(name, T, gradients):
+    mixer, x = make(name), some_input()
+    with torch.set_grad_enabled(gradients):
+        _, state = mixer(x)
+        before = [v.clone() for v in tensors(state)]
+        mixer(x[:, :T], state)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(state), before, strict=True))
+
+
+@pytest.mark.parametrize("name", [n for n in MIXERS if n != "attention"])
+def test_step_works_inside_the_state(name):
+    mixer, x = make(name), some_input()
+    _, state = mixer(x)
+    _, after = mixer.step_(x[:, :1], state)
+    assert after.memory.data_ptr() == state.memory.data_ptr()
+
+
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("T", [0, 1, 23])
+def test_state_bytes_are_those_of_its_tensors(name, dtype, T):
+    mixer, x = make(name, dtype), some_input(3, T, dtype)
+    state = mixer.initial_state(3)
+    if T:
+        _, state = mixer(x)
+    assert mixer.state_bytes(3, T) == sum(v.numel() * v.element_size() for v in tensors(state))
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_only_attention_grows(name):
+    mixer = make(name)
+    assert (mixer.state_bytes(1, 1000) == mixer.state_bytes(1, 10)) == (name != "attention")
+
+
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("at", [0, 1, 15, 16, 22])
+def test_causality(name, at):
+    mixer, x = make(name), some_input()
+    changed = x.clone()
+    changed[:, at:] = 10 * torch.randn_like(changed[:, at:])
+    before, after = mixer(x)[0], mixer(changed)[0]
+    assert (before[:, :at] - after[:, :at]).abs().sum() <= 1e-12 * before.abs().sum()
+    assert (before[:, at] - after[:, at]).abs().amax(-1).min() > 1e-3
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_low_precision_parameters(name):
+    """bfloat16 carries 8 bits: the layer follows its float64 twin to that, with its memory in float32."""
+    mixer = make(name, torch.bfloat16)
+    if getattr(mixer, "top_k", None):
+        mixer.top_k = None  # a rounded affinity may choose another slot
+    x = some_input(dtype=torch.bfloat16)
+    y, state = mixer(x)
+    assert y.dtype == torch.bfloat16
+    if name != "attention":
+        assert state.memory.dtype == torch.float32
+    assert_close(y.double(), mixer.double()(x.double())[0], 5e-2)
+
+
+@given(st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 6))
+def test_of_equal_affinities_the_lowest_slot_is_kept(rows, k):
+    got = top_slots(torch.tensor(rows, dtype=torch.float32), k)
+    assert got.tolist() == [sorted(range(6), key=lambda slot: -row[slot])[:k] for row in rows]
+
+
+def test_ties_in_a_large_router_go_to_the_lowest_slots():
+    layer = FactorizationMemory(WIDTH, 300, top_k=20)
+    torch.nn.init.zeros_(layer.in_proj.weight)
+    theta, phi, slots = layer.route(some_input(dtype=torch.float32))
+    assert (slots == torch.arange(20)).all()
+    assert torch.allclose(theta, torch.tensor(0.5 / 20)) and torch.equal(theta, phi)
+
+
+def test_keeping_all_slots_is_the_dense_layer():
+    layer, x = make("sparse"), some_input()
+    layer.top_k = layer.num_slots
+    sparse, _ = layer(x)
+    layer.top_k = None
+    assert_close(sparse, layer(x)[0])
+
+
+@pytest.mark.parametrize("name", FM)
+def test_routing_is_what_the_plots_expect(name):
+    layer, x = make(name), some_input()
+    theta, phi, slots = layer.route(x)
+    affinity = layer.affinity(x)
+    assert affinity.shape == (2, 23, layer.num_slots)
+    assert torch.allclose(affinity.sum(-1), torch.ones(2, 23, dtype=torch.float64))
+    for weight in (theta, phi):
+        assert ((weight >= 0) & (weight <= 1)).all() and (weight.sum(-1) <= 1 + 1e-12).all()
+    if layer.top_k is None:
+        assert slots is None and theta.shape == affinity.shape
+    else:
+        assert slots.shape == theta.shape == (2, 23, layer.top_k)
+        kept, rest = affinity.gather(-1, slots), affinity.scatter(-1, slots, 0.0)
+        assert (kept.amin(-1) >= rest.amax(-1)).all()
+
+
+def test_the_plain_layer_has_nothing_but_the_equations():
+    layer = FactorizationMemory(WIDTH, 5)
+    shapes = {name: [*p.shape] for name, p in layer.named_parameters() if p.numel()}
+    assert shapes == {
+        "in_proj.weight": [WIDTH + 5 + 1 + 1, WIDTH],
+        "rate_bias": [2, 1],
+        "gain": [WIDTH],
+        "out_proj.weight": [WIDTH, WIDTH],
+    }
+
+
+def test_convolution_passes_gradcheck():
+    conv = ShortConvolution(3, 4).double()
+    x, tail = (torch.randn(2, T, 3, dtype=torch.float64, requires_grad=True) for T in (5, 3))
+    assert torch.autograd.gradcheck(lambda x, tail, _: conv(x, tail), (x, tail, conv.weight))
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: FactorizationMemory(8, 4, top_k=5), r"top_k must .* \[1, num_slots = 4\], got 5"),
+        (lambda: FactorizationMemory(8, 4, top_k=0), "top_k must .* got 0"),
+        (lambda: FactorizationMemory(8, 0), "num_slots must be a positive integer, got 0"),
+        (lambda: FactorizationMemory(0), "d_model must be a positive integer, got 0"),
+        (lambda: FactorizationMemory(8, 4, 2.5), "slot_width must be a positive integer, got 2.5"),
+        (lambda: FactorizationMemory(8, 4, temperature=0), "temperature must be positive, got 0"),
+        (lambda: FactorizationMemory(8, 4, temperature=math.nan), "temperature must be positive, got nan"),
+        (lambda: FactorizationMemory(8, 4, rates="head"), 'rates must be "token" or "slot", got \'head\''),
+        (lambda: FactorizationMemory(8, 4, conv=-1), "conv must be a width, or 0 for none, got -1"),
+        (lambda: FactorizationMemory(8, 4, eps=0.0), "eps must be positive, got 0.0"),
+        (lambda: FactorizationMemory(8, 4)(torch.zeros(1, 2, 7)), r"x needs shape \[B, T, 8\], got \[1, 2, 7\]"),
+        (lambda: Mamba2(8, 4, 3), "head_width must divide expansion . d_model = 16, got 3"),
+        (lambda: Mamba2(8, 4, 4, num_groups=3), "num_groups must divide the 4 heads, got 3"),
+        (lambda: Mamba2(8, 0, 4), "state_width must be a positive integer, got 0"),
+        (lambda: Mamba2(8, 4, 4)(torch.zeros(2, 8)), r"x needs shape \[B, T, 8\], got \[2, 8\]"),
+        (lambda: Attention(8, 3), "num_heads must cut d_model = 8 into heads of even width, got 3"),
+        (lambda: Attention(8, 8), "num_heads must cut d_model = 8 .* got 8"),
+        (lambda: Attention(8, 2)(torch.zeros(1, 2, 7)), r"x needs shape \[B, T, 8\], got \[1, 2, 7\]"),
+    ],
+)
+def test_errors_say_what_was_got_and_what_is_needed(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_state_of_another_batch_size_is_refused(name):
+    mixer = make(name)
+    with pytest.raises(ValueError, match="state holds a batch of 3, but x has 2"):
+        mixer(some_input(), mixer.initial_state(3))

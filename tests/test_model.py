@@ -1,0 +1,188 @@
+"""The language model: sizes, prefill against steps and segments, state bytes, causality, slots, errors."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm.model import DOCUMENT_MARK, Config, LanguageModel
+
+MIXERS = ["fm", "fm-sparse", "mamba2", "transformer"]
+SMALL = {"d_model": 16, "num_layers": 2, "mlp_width": 12, "num_slots": 6, "top_k": 2, "head_width": 8, "state_width": 4}
+
+
+def make(mixer, dtype=torch.float64):
+    torch.manual_seed(0)
+    return LanguageModel(Config(mixer=mixer, **SMALL)).to(dtype)
+
+
+def some_tokens(batch=2, T=25):
+    torch.manual_seed(1)
+    return torch.randint(0, 257, (batch, T))
+
+
+def tensors(state):
+    return [v for s in state for v in ((s.keys, s.values) if hasattr(s, "keys") else s)]
+
+
+def error(got, want):
+    return ((got - want).norm() / want.norm()).item()
+
+
+def test_default_models_are_of_equal_size_and_fit_a_checkpoint():
+    sizes = {mixer: LanguageModel(Config(mixer=mixer)).num_parameters() for mixer in MIXERS}
+    assert max(sizes.values()) <= 1.03 * min(sizes.values()), sizes
+    assert min(sizes.values()) > 600_000 and 2 * max(sizes.values()) < 2_000_000, sizes
+
+
+def test_num_parameters_counts_the_tied_embedding_once():
+    model = make("fm")
+    assert model.num_parameters() == sum(v.numel() for v in model.state_dict().values())
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_prefill_equals_steps(mixer, dtype, tolerance):
+    model, tokens = make(mixer, dtype), some_tokens()
+    want, _ = model(tokens)
+    assert want.shape == (2, 25, 257)
+    kept, spent, ys = None, model.initial_state(2), [[], []]
+    for t in range(25):
+        with torch.no_grad():
+            y, kept = model(tokens[:, t : t + 1], kept)
+        y_, spent = model.step_(tokens[:, t : t + 1], spent)
+        ys[0].append(y)
+        ys[1].append(y_)
+    for y in ys:
+        assert error(torch.cat(y, 1), want) < tolerance
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@given(cut=st.integers(0, 25))
+def test_segments_equal_whole(mixer, cut):
+    model, tokens = make(mixer), some_tokens()
+    left, state = model(tokens[:, :cut])
+    before = [v.clone() for v in tensors(state)]
+    right, _ = model(tokens[:, cut:], state)
+    assert error(torch.cat([left, right], 1), model(tokens)[0]) < 1e-12
+    assert all(torch.equal(a, b) for a, b in zip(tensors(state), before, strict=True))
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("T", [1, 25])
+def test_state_bytes_are_those_of_its_tensors(mixer, T):
+    model = make(mixer, torch.float32)
+    _, state = model(some_tokens(3, T))
+    assert model.state_bytes(3, T) == sum(v.numel() * v.element_size() for v in tensors(state))
+    assert model.state_bytes(3, 0) == sum(v.numel() * v.element_size() for v in tensors(model.initial_state(3)))
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("at", [0, 16, 24])
+def test_causality(mixer, at):
+    model, tokens = make(mixer), some_tokens()
+    changed = tokens.clone()
+    changed[:, at:] = (tokens[:, at:] + 1) % 257
+    before, after = model(tokens)[0], model(changed)[0]
+    assert (before[:, :at] - after[:, :at]).abs().sum() <= 1e-12 * before.abs().sum()
+    assert not torch.equal(before[:, at], after[:, at])
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_fresh_model_is_indifferent_and_every_parameter_learns(mixer):
+    model, tokens = make(mixer), some_tokens()
+    logits, _ = model(tokens)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert loss.item() == pytest.approx(math.log(257), rel=0.02)
+    loss.backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_fresh_model_trains_at_the_full_rate_from_the_first_step(mixer):
+    model = make(mixer, torch.float32)
+    text = torch.tensor([list(b"the memory of a slot fades only where it is written; ")] * 2)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        logits, _ = model(text[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert max(losses) < 1.02 * losses[0] and losses[-1] < losses[0] / 2, losses
+
+
+@pytest.mark.parametrize("mixer", ["fm", "fm-sparse"])
+def test_slot_activity(mixer):
+    model, tokens = make(mixer), some_tokens()
+    layers = model.slot_activity(tokens)
+    assert len(layers) == 2
+    for affinity, theta, phi in layers:
+        assert affinity.shape == theta.shape == phi.shape == (2, 25, 6)
+        assert torch.allclose(affinity.sum(-1), torch.ones(2, 25, dtype=torch.float64))
+        assert ((theta > 0).sum(-1) == (2 if mixer == "fm-sparse" else 6)).all()
+        assert ((theta > 0) == (phi > 0)).all()
+
+
+def test_slot_activity_is_what_the_memory_was_given(monkeypatch):
+    import fast
+
+    model, tokens, seen = make("fm"), some_tokens(), []
+    original = fast.factorization_memory
+    monkeypatch.setattr(fast, "factorization_memory", lambda *a, **k: seen.append(a) or original(*a, **k))
+    model(tokens)
+    for (theta, phi, *_), activity in zip(seen[:2], model.slot_activity(tokens), strict=True):
+        assert error(activity.theta, theta) < 1e-12 and error(activity.phi, phi) < 1e-12
+
+
+def test_slot_activity_needs_slots():
+    with pytest.raises(ValueError, match=r"slot_activity needs .* fm or fm-sparse, got 'mamba2'"):
+        make("mamba2").slot_activity(some_tokens())
+
+
+def test_document_mark_is_a_token():
+    logits, _ = make("fm-sparse")(torch.tensor([[DOCUMENT_MARK]]))
+    assert logits.shape == (1, 1, 257)
+
+
+def test_config_is_json_and_frozen():
+    config = Config(mixer="fm", rates="slot", d_model=64)
+    assert Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.d_model = 3
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"mixer": "lstm"}, "mixer must be one of fm, fm-sparse, mamba2, transformer, got 'lstm'"),
+        ({"d_model": 0}, "d_model must be a positive integer, got 0"),
+        ({"num_layers": -1}, "num_layers must be a positive integer, got -1"),
+        ({"mlp_width": 0}, "mlp_width must be a positive integer, got 0"),
+        ({"mixer": "fm-sparse", "top_k": 33}, r"top_k must .* \[1, num_slots = 32\], got 33"),
+        ({"mixer": "transformer", "head_width": 48}, "head_width must divide d_model = 128, got 48"),
+        ({"mixer": "mamba2", "head_width": 48}, "head_width must divide expansion . d_model = 256, got 48"),
+        ({"mixer": "fm", "backend": "abacus"}, "backend must be .*got 'abacus'"),
+    ],
+)
+def test_config_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        LanguageModel(Config(**options))(torch.zeros(1, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("tokens", [torch.zeros(3, dtype=torch.int64), torch.zeros(1, 3), torch.zeros(1, 3, 2).long()])
+def test_tokens_must_be_a_batch_of_integers(tokens):
+    with pytest.raises(ValueError, match=r"tokens must be int64 \[B, T\], got "):
+        make("fm")(tokens)
+
+
+def test_a_state_of_another_depth_is_refused():
+    with pytest.raises(ValueError, match="state needs one entry for each of 2 layers, got 1"):
+        make("fm")(some_tokens(), make("fm").initial_state(2)[:1])
