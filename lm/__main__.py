@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
         output.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
     args = _parser().parse_args(arguments)
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()  # here, so that a broken pipe shows while it can be dealt with
+        return code
     except (UsageError, DataError, CheckpointError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # the reader, head for one, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -198,6 +200,7 @@ def _train(args: argparse.Namespace) -> None:
             raise UsageError("--resume needs --out, the folder of the run")
         corpus = _corpus_of(checkpoint.latest(args.out), args.text)
         resume(args.out, corpus, device=device, quiet=args.quiet)
+        print(f"saved {checkpoint.latest(args.out)}")
         return
     with _usage_errors():
         config, settings = _config(chosen), Settings(**how)
@@ -205,9 +208,9 @@ def _train(args: argparse.Namespace) -> None:
             parameters = LanguageModel(config).num_parameters()
     corpus = read_corpus(args.text)
     folder = Path(args.out or f"out/{config.mixer}")
-    print(f"{config.mixer}, {parameters:,} parameters, {corpus.summary()}", file=sys.stderr)
-    text = None if args.text is None else str(Path(args.text).resolve())
-    train(config, settings, corpus, folder, text=text, overwrite=args.overwrite, device=device, quiet=args.quiet)
+    print(f"{config.mixer}, {parameters:,} parameters, {corpus.summary()}", flush=True)
+    train(config, settings, corpus, folder, text=args.text, overwrite=args.overwrite, device=device, quiet=args.quiet)
+    print(f"saved {checkpoint.latest(folder)}")
 
 
 def _config(chosen: dict) -> Config:

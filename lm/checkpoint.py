@@ -13,8 +13,10 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +25,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lm.model import Config, LanguageModel
+
+T = TypeVar("T")
 
 
 class CheckpointError(Exception):
@@ -72,8 +76,16 @@ def latest(path: str | Path) -> Path:
 
 
 def read_record(checkpoint: Path) -> dict:
-    """run.json: config, settings, corpus, versions, step, history."""
-    return _damaged_unless(checkpoint, lambda: json.loads((checkpoint / "run.json").read_bytes()))
+    """run.json: config, settings, corpus, text, versions, step, seconds, smoothed loss, history."""
+
+    def read() -> dict:
+        record = json.loads((checkpoint / "run.json").read_bytes())
+        missing = {"config", "settings", "corpus", "text", "step", "history"} - record.keys()
+        if missing:
+            raise KeyError(f"no {', '.join(sorted(missing))} in run.json")
+        return record
+
+    return intact(checkpoint, read)
 
 
 def read_model(checkpoint: Path, device: str = "cpu") -> LanguageModel:
@@ -84,7 +96,7 @@ def read_model(checkpoint: Path, device: str = "cpu") -> LanguageModel:
         model.load_state_dict(load((checkpoint / "model.safetensors").read_bytes()))
         return model.to(device)
 
-    return _damaged_unless(checkpoint, build)
+    return intact(checkpoint, build)
 
 
 def read_training(checkpoint: Path, model: LanguageModel, optimizer: Optimizer) -> None:
@@ -99,7 +111,16 @@ def read_training(checkpoint: Path, model: LanguageModel, optimizer: Optimizer) 
                 key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
             }
 
-    _damaged_unless(checkpoint, restore)
+    intact(checkpoint, restore)
+
+
+def intact(checkpoint: Path, read: Callable[[], T]) -> T:
+    """What `read` returns; a CheckpointError instead of whatever a damaged file makes it raise."""
+    try:
+        return read()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{checkpoint}: damaged or of another version ({reason})") from error
 
 
 def versions() -> dict[str, str]:
@@ -118,14 +139,6 @@ def _training_tensors(model: LanguageModel, optimizer: Optimizer) -> dict[str, T
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _damaged_unless(checkpoint: Path, read):
-    try:
-        return read()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{checkpoint}: damaged or of another version ({reason})") from error
 
 
 def _write(path: Path, data: bytes) -> None:

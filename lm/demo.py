@@ -35,6 +35,7 @@ PROMPT = b"def main("
 def demo(*, seconds: float = 60, out: Path = Path("out"), seed: int = 0, text: str | None = None) -> int:
     """Run everything; 0, or 1 if a backend missed its tolerance. `seconds` is the training time of a model."""
     corpus = read_corpus(text)
+    windows, paths = file_windows(corpus, "test", TIMES_LONGER * Settings.length, per_file=4)  # fails early if at all
     device = "cuda" if torch.cuda.is_available() else "cpu"
     machine = environment()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
@@ -48,7 +49,7 @@ def demo(*, seconds: float = 60, out: Path = Path("out"), seed: int = 0, text: s
         models[mixer] = train(
             Config(mixer=mixer), settings, corpus, folder, text=text, overwrite=True, device=device, label=label
         )
-    lengths = compare_lengths(models, corpus, settings.length, out)
+    lengths = compare_lengths(models, windows, paths, reference_lines(corpus.text("test")), settings.length, out)
     draw_slot_pictures(models["fm-sparse"], corpus, out)
     print_sample(models["fm-sparse"], seed)
     result = {
@@ -130,18 +131,19 @@ def calibrate(corpus: Corpus, seconds: float, seed: int, device: str) -> Setting
     return Settings(steps=steps, warmup=min(settings.warmup, steps // 5), evaluate_every=-(-steps // 4), seed=seed)
 
 
-def compare_lengths(models: dict[str, LanguageModel], corpus: Corpus, length: int, out: Path) -> dict:
+def compare_lengths(
+    models: dict[str, LanguageModel], windows: Tensor, paths: list[str], references: dict[str, float], length: int,
+    out: Path,
+) -> dict:  # fmt: skip
     """Loss by position up to TIMES_LONGER times the training length: table, verdict and out/length.png."""
-    context = TIMES_LONGER * length
+    context = windows.shape[1] - 1
     edges = bucket_edges(context)
-    windows, paths = file_windows(corpus, "test", context, per_file=4)
     sums, emptied = {}, {}
     for mixer, model in models.items():
         sums[mixer] = loss_sums(model, windows, length, label=f"{plots.NAMES[mixer]} by position")
         emptied[mixer] = loss_sums(model, windows, length, reset=True, label=f"{plots.NAMES[mixer]}, emptied")
     carried, reset = ({mixer: summarise(part[mixer], paths, edges) for mixer in models} for part in (sums, emptied))
     difference = summarise(sums[MIXERS[0]] - sums[MIXERS[1]], paths, edges)
-    references = reference_lines(corpus.text("test"))
     files = f"{difference.windows} windows of {difference.files} unseen files"
     print(f"\nBits per byte by position (95 % interval over files; {files}):")
     print(table({plots.NAMES[mixer]: carried[mixer] for mixer in models}, length))

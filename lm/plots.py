@@ -21,7 +21,7 @@ NAMES = {
     "mamba2": "Mamba-2",
     "transformer": "Transformer",
 }
-VISIBLE = {"\n": "↵", "\t": "→", " ": "·", "\r": "␍"}
+VISIBLE = {"\n": "↵", "\t": "→", " ": "·", "\r": "←"}
 STYLES = [("#10406b", "-", "o"), ("#c1571b", "--", "s"), ("#5f9e6e", "-.", "^"), ("#8f8f8f", ":", "D")]
 TEXT = {"font.size": 13, "axes.titlesize": 15, "axes.titleweight": "bold", "axes.titlelocation": "left"}
 
@@ -74,7 +74,8 @@ def draw_slot_use(layers: list[Activity], path: str | Path, top_k: int | None = 
     use.legend()
     _draw_entropy(entropy, layers, num_slots, top_k)
     lives = np.concatenate([half_life(theta) for theta in thetas])
-    life.set(xlabel="slots of a layer, the most lasting first", ylabel="half-life (bytes)", yscale="log")
+    life.set(xlabel="slots of a layer, the most lasting first", ylabel="half-life (bytes)")
+    life.set_yscale("symlog", linthresh=1)  # as log, but 0 has a place
     life.set_title(f"Half of a slot is overwritten after\n{_lives(lives)}")
     life.legend()
     figure.savefig(path)

@@ -84,12 +84,15 @@ def train(
     folder = Path(folder)
     if checkpoint.checkpoints(folder) and not overwrite:
         raise CheckpointError(f"{folder} holds a run already: --resume continues it, --overwrite replaces it")
+    texts = _texts(corpus, settings)  # before anything is removed
     for old in checkpoint.checkpoints(folder):
         checkpoint.remove(old)
     torch.manual_seed(settings.seed)
     model = LanguageModel(config).to(device)
-    record = {"step": 0, "smoothed": None, "history": [], "text": text, "settings": asdict(settings)}
-    return _run(model, optimizer_for(model, settings), settings, corpus, folder, record, quiet, label)
+    text = None if text is None else str(Path(text).resolve())
+    record = {"step": 0, "seconds": 0.0, "smoothed": None, "history": [], "text": text, "settings": asdict(settings)}
+    record["corpus"] = corpus.description()
+    return _run(model, optimizer_for(model, settings), settings, texts, folder, record, quiet, label)
 
 
 def resume(
@@ -106,11 +109,11 @@ def resume(
             f"{found}: trained on {record['corpus']['name']} ({record['corpus']['manifest_hash']}), "
             f"this is {corpus.name} ({corpus.manifest_hash})"
         )
-    settings = Settings(**record["settings"])
+    settings = checkpoint.intact(found, lambda: Settings(**record["settings"]))
     model = checkpoint.read_model(found, device)
     optimizer = optimizer_for(model, settings)
     checkpoint.read_training(found, model, optimizer)
-    return _run(model, optimizer, settings, corpus, found.parent, record, quiet, label)
+    return _run(model, optimizer, settings, _texts(corpus, settings), found.parent, record, quiet, label)
 
 
 def bits_per_byte(model: LanguageModel, tokens: Tensor) -> Tensor:
@@ -128,16 +131,19 @@ def held_out_loss(model: LanguageModel, windows: Tensor, batch: int) -> float:
     return float(sum(parts)) / len(windows)
 
 
+def _texts(corpus: Corpus, settings: Settings) -> tuple[Tensor, Tensor]:
+    """The stream to train on, and held-out windows [N, length + 1]."""
+    stream, held_out = (corpus.stream(split, at_least=settings.length + 1) for split in ("train", "validation"))
+    return stream, even_windows(held_out, HELD_OUT_WINDOWS, settings.length)
+
+
 def _run(
-    model: LanguageModel, optimizer: AdamW, settings: Settings, corpus: Corpus, folder: Path, record: dict,
-    quiet: bool, label: str,
+    model: LanguageModel, optimizer: AdamW, settings: Settings, texts: tuple[Tensor, Tensor], folder: Path,
+    record: dict, quiet: bool, label: str,
 ) -> LanguageModel:  # fmt: skip
     """Steps record["step"] to the end. The record is what run.json will hold."""
     device = next(model.parameters()).device
-    stream = corpus.stream("train", at_least=settings.length + 1)
-    held_out_stream = corpus.stream("validation", at_least=settings.length + 1)
-    held_out = even_windows(held_out_stream, HELD_OUT_WINDOWS, settings.length).to(device)
-    record["corpus"] = corpus.description()
+    stream, held_out = texts[0], texts[1].to(device)
     scheduler = LambdaLR(optimizer, settings.rate, last_epoch=record["step"] - 1)
     model.train()
     with _interruptible() as interrupted, _bar(settings, record["step"], quiet, label) as bar:
@@ -150,14 +156,13 @@ def _run(
             scheduler.step()
             record["step"] += 1
             record["smoothed"] = loss if record["smoothed"] is None else 0.95 * record["smoothed"] + 0.05 * loss
-            record["seconds"] = record.get("seconds", 0.0) + time.perf_counter() - began
-            last = record["step"] == settings.steps
-            if last or record["step"] % settings.evaluate_every == 0:
+            record["seconds"] += time.perf_counter() - began
+            if record["step"] == settings.steps or record["step"] % settings.evaluate_every == 0:
                 _note_held_out(model, held_out, settings, folder, record)
                 checkpoint.write(folder, model, optimizer, record)
             bar.set_postfix_str(_losses(record), refresh=False)
             bar.update(settings.batch * settings.length)
-            if interrupted.is_set() and not last:
+            if interrupted.is_set():
                 saved = checkpoint.write(folder, model, optimizer, record)
                 raise KeyboardInterrupt(f"stopped at step {record['step']}, saved {saved}; --resume continues")
     return model

@@ -1,0 +1,276 @@
+"""Training: the same bits after a stop and a start, whole checkpoints or none, and stops that say where they are."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+from lm import checkpoint, train
+from lm.checkpoint import CheckpointError, checkpoints, latest, read_model, read_record
+from lm.data import Corpus, DataError, Document
+from lm.model import Config, LanguageModel
+from lm.train import Diverged, Settings
+
+SMALL = {"d_model": 16, "num_layers": 1, "head_width": 8, "state_width": 4, "num_slots": 4, "top_k": 2}
+SETTINGS = Settings(steps=6, batch=2, length=16, warmup=2, evaluate_every=2)
+MIXERS = ["fm", "fm-sparse", "mamba2", "transformer"]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    text = b"the quick brown fox jumps over the lazy dog. " * 40
+    return Corpus("foxes", [Document("fox.txt", text)])
+
+
+def run(corpus, folder, mixer="fm-sparse", settings=SETTINGS, **options):
+    return train.train(Config(mixer=mixer, **SMALL), settings, corpus, folder, quiet=True, **options)
+
+
+def interrupt_at(monkeypatch, step):
+    """Send this process what Ctrl-C sends, during one step."""
+    update, steps = train.update, iter(range(10_000))
+
+    def interrupting(*args):
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(*args)
+
+    monkeypatch.setattr(train, "update", interrupting)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_resumed_run_ends_in_the_same_bits(corpus, tmp_path, monkeypatch, mixer):
+    whole = run(corpus, tmp_path / "whole", mixer)
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 2)  # the third step: the held-out loss is due after the second and the fourth
+        with pytest.raises(KeyboardInterrupt, match=r"stopped at step 3, saved .*step-00000003; --resume continues"):
+            run(corpus, tmp_path / "parts", mixer)
+    torch.manual_seed(99)
+    torch.rand(5)  # the state of the generator must come from the checkpoint
+    resumed = train.resume(tmp_path / "parts", corpus, quiet=True)
+    for name, weight in whole.state_dict().items():
+        assert weight.equal(resumed.state_dict()[name]), name
+    files = [latest(tmp_path / part) for part in ("whole", "parts")]
+    for name in ("model.safetensors", "training.safetensors"):
+        assert len({(file / name).read_bytes() for file in files}) == 1, name
+    records = [{k: v for k, v in read_record(file).items() if k != "seconds"} for file in files]
+    assert records[0] == records[1]
+    assert [entry["step"] for entry in records[0]["history"]] == [2, 4, 6]
+
+
+def test_a_run_repeats_and_its_seed_matters(corpus, tmp_path):
+    first, again = run(corpus, tmp_path / "a"), run(corpus, tmp_path / "b")
+    other = run(corpus, tmp_path / "c", settings=dataclasses.replace(SETTINGS, seed=1))
+    assert first.embedding.weight.equal(again.embedding.weight)
+    assert not first.embedding.weight.equal(other.embedding.weight)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_training_learns(corpus, tmp_path, mixer):
+    run(corpus, tmp_path, mixer, Settings(steps=40, batch=4, length=32, lr=1e-2, warmup=0, evaluate_every=40))
+    loss = read_record(latest(tmp_path))["history"][-1]["held_out"]
+    assert loss < 5.0  # 8 bits to begin with
+
+
+def test_the_record_says_what_the_run_was(corpus, tmp_path):
+    run(corpus, tmp_path, text="some/text")
+    record = read_record(latest(tmp_path))
+    assert record["config"] == dataclasses.asdict(Config(mixer="fm-sparse", **SMALL))
+    assert Settings(**record["settings"]) == SETTINGS
+    assert record["corpus"] == corpus.description() and record["text"].endswith("/some/text")
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["history"][-1]["tokens"] == 6 * 2 * 16 and record["seconds"] > 0
+
+
+def test_held_out_loss_is_of_the_model_that_was_saved(corpus, tmp_path):
+    run(corpus, tmp_path)
+    model = read_model(latest(tmp_path))
+    _, windows = train._texts(corpus, SETTINGS)
+    logits, _ = model(windows[:, :-1])
+    loss = -logits.log_softmax(-1).gather(-1, windows[:, 1:, None]).mean() / math.log(2)
+    assert read_record(latest(tmp_path))["history"][-1]["held_out"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("killed_at", ["_write 1", "_write 2", "_write 3", "replace 1", "rmtree 1"])
+def test_a_kill_while_saving_leaves_one_whole_checkpoint(corpus, tmp_path, monkeypatch, killed_at):
+    """BaseException from every place where a save can stop; the run then goes on as if it had not."""
+    name, count = killed_at.split()
+    where = {"_write": checkpoint, "replace": os, "rmtree": shutil}[name]
+    real, calls = getattr(where, name), []
+
+    def dying(*args, **options):
+        calls.append(args)
+        if len(calls) == int(count):
+            if name == "_write":
+                real(args[0], args[1][: len(args[1]) // 2])
+            raise SystemExit("killed")
+        return real(*args, **options)
+
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(corpus, tmp_path)
+    before = latest(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(where, name, dying)
+        with pytest.raises(SystemExit, match="killed"):
+            train.resume(tmp_path, corpus, quiet=True)
+    now = latest(tmp_path)
+    assert now == (tmp_path / "step-00000004" if name == "rmtree" else before)
+    assert read_record(now)["step"] == int(now.name.removeprefix("step-"))
+    resumed = train.resume(tmp_path, corpus, quiet=True)
+    assert resumed.embedding.weight.equal(run(corpus, tmp_path / "whole").embedding.weight)
+    assert [path.name for path in tmp_path.glob("*step-*")] == ["step-00000006"]
+
+
+def test_everything_is_synced_before_it_is_renamed(corpus, tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append("sync") or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda *args: events.append("rename") or replace(*args))
+    run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, steps=1))
+    assert events == ["sync"] * 4 + ["rename", "sync"]  # three files, their folder; the run's folder
+
+
+def test_interrupt_twice_stops_at_once_without_saving(corpus, tmp_path, monkeypatch):
+    def stuck(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "update", stuck)
+    with pytest.raises(KeyboardInterrupt, match="without saving"):
+        run(corpus, tmp_path)
+    assert not checkpoints(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_in_the_last_step_is_not_lost(corpus, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, SETTINGS.steps - 1)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 6"):
+        run(corpus, tmp_path)
+    train.resume(tmp_path, corpus, quiet=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_names_the_step_and_the_last_good_checkpoint(corpus, tmp_path, monkeypatch, bad):
+    real, calls = train.bits_per_byte, []
+
+    def poisoned(model, windows):
+        calls.append(len(windows))
+        return real(model, windows) * (bad if model.training and sum(n == 2 for n in calls) > 3 else 1.0)
+
+    monkeypatch.setattr(train, "bits_per_byte", poisoned)
+    monkeypatch.setattr(train, "held_out_loss", lambda *_: 1.0)
+    with pytest.raises(Diverged, match=r"not finite at step 3: the last good checkpoint is .*step-00000002"):
+        run(corpus, tmp_path)
+    assert all(weight.isfinite().all() for weight in read_model(latest(tmp_path)).state_dict().values())
+
+
+def test_a_gradient_that_is_no_number_stops_before_it_is_used(corpus):
+    model = LanguageModel(Config(mixer="fm", **SMALL))
+    optimizer = train.optimizer_for(model, SETTINGS)
+    before = model.embedding.weight.detach().clone()
+    model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
+    assert train.update(model, optimizer, torch.randint(0, 256, (2, 9)), 1.0) is None
+    assert model.embedding.weight.equal(before)
+
+
+def test_divergence_before_the_first_checkpoint_and_in_the_held_out_loss(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "held_out_loss", lambda *_: float("nan"))
+    with pytest.raises(Diverged, match="held-out loss was not finite at step 2: there is no checkpoint yet"):
+        run(corpus, tmp_path)
+    assert not checkpoints(tmp_path)
+
+
+def test_a_run_in_the_way_is_kept_unless_replaced(corpus, tmp_path):
+    run(corpus, tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds a run already: --resume continues it, --overwrite replaces it"):
+        run(corpus, tmp_path)
+    with pytest.raises(DataError):  # found out before anything is removed
+        run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, length=5000), overwrite=True)
+    assert latest(tmp_path).name == "step-00000006"
+    run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, steps=2), overwrite=True)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002"]
+
+
+def test_another_text_cannot_be_resumed(corpus, tmp_path):
+    run(corpus, tmp_path)
+    with pytest.raises(CheckpointError, match=rf"trained on foxes \({corpus.manifest_hash}\), this is cats"):
+        train.resume(tmp_path, Corpus("cats", [Document("cat.txt", b"meow" * 900)]), quiet=True)
+
+
+def test_missing_and_damaged_checkpoints_are_named(corpus, tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint there"):
+        latest(tmp_path)
+    run(corpus, tmp_path)
+    found = latest(tmp_path)
+    assert latest(found) == found
+    for name, content in {
+        "training.safetensors": b"",
+        "model.safetensors": (found / "model.safetensors").read_bytes()[:-9],
+        "run.json": json.dumps({"step": 3}).encode(),
+    }.items():
+        (found / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"{found.name}: damaged or of another version \(.+\)"):
+            train.resume(tmp_path, corpus, quiet=True)
+
+
+def test_vectors_do_not_decay_and_matrices_do():
+    model = LanguageModel(Config(mixer="fm", **SMALL))
+    decay = {
+        id(p): group["weight_decay"]
+        for group in train.optimizer_for(model, SETTINGS).param_groups
+        for p in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        assert decay[id(parameter)] == (0.0 if parameter.ndim < 2 else 0.1), name
+
+
+def test_rate_rises_then_falls_to_a_tenth():
+    settings = Settings(steps=1000, warmup=100)
+    rates = [settings.rate(step) for step in range(1000)]
+    assert rates[0] == 0.01 and max(rates) == rates[99] == rates[100] == 1.0
+    assert rates[:100] == sorted(rates[:100]) and rates[100:] == sorted(rates[100:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1, abs=1e-4)
+
+
+def test_the_rate_that_is_used_is_the_schedule_times_lr(corpus, tmp_path, monkeypatch):
+    used, update = [], train.update
+    monkeypatch.setattr(
+        train, "update", lambda model, opt, *args: used.append(opt.param_groups[1]["lr"]) or update(model, opt, *args)
+    )
+    run(corpus, tmp_path)
+    assert used == pytest.approx([SETTINGS.lr * SETTINGS.rate(step) for step in range(6)])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("steps", 0, "steps must be at least 1, got 0"),
+        ("batch", 0, "batch must be at least 1"),
+        ("length", -3, "length must be at least 1"),
+        ("evaluate_every", 0, "evaluate_every must be at least 1"),
+        ("lr", 0.0, "lr must be greater than 0, got 0.0"),
+        ("clip", float("nan"), "clip must be greater than 0, got nan"),
+        ("warmup", -1, "warmup must not be negative"),
+        ("weight_decay", -0.1, "weight_decay must not be negative"),
+        ("seed", -1, "seed must not be negative"),
+    ],
+)
+def test_bad_settings_are_named(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**{field: value})
+
+
+def test_text_shorter_than_a_window(tmp_path):
+    with pytest.raises(DataError, match="91 tokens in the train split, at least 257 are needed"):
+        run(Corpus("x", [Document("x", b"x" * 100)]), tmp_path, settings=Settings())
+
+
+def test_text_for_training_but_not_for_holding_out(corpus, tmp_path):
+    with pytest.raises(DataError, match="in the validation split, at least 201"):
+        run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, length=200))
