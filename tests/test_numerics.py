@@ -1,0 +1,91 @@
+"""The tolerances as stated, against the loop in float64: ||got - want|| / ||want||, and where they do not hold."""
+
+import pytest
+import torch
+from cases import DENSE, SPARSE, TOLERANCE, Case, error, gradients, loop, whole
+
+import reference
+from fast import chunked
+
+
+def ordinary(form: str, dtype: torch.dtype, seed: int, router: bool) -> Case:
+    """What a layer computes with: slots of some width, gates uniform or of a router, vectors of unit size."""
+    generator = torch.Generator().manual_seed(seed)
+    B, T, M, D = 2, (130, 200, 64)[seed], (4, 16, 33)[seed], (8, 33, 16)[seed]
+
+    def rand(*shape, function=torch.rand):
+        return function(*shape, generator=generator, dtype=torch.float64)
+
+    theta, phi = rand(2, B, T, M)
+    if router:
+        affinity = rand(B, T, M, function=torch.randn).softmax(-1)
+        theta, phi = theta[..., :1] * affinity, phi[..., :1] * affinity
+    x, state = rand(B, T, D, function=torch.randn).to(dtype), rand(B, M, D, function=torch.randn)
+    case = Case(theta.to(dtype), phi.to(dtype), x, state.to(torch.promote_types(dtype, torch.float32)))
+    if form == "dense":
+        return case
+    K = M // 3 + 1
+    slots = rand(B, T, M).argsort(-1)[..., :K]
+    return Case(case.theta[..., :K], case.phi[..., :K], x, case.initial_state, slots=slots, num_slots=M)
+
+
+@pytest.mark.parametrize("router", [False, True], ids=["uniform", "router"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
+def test_ordinary_inputs_meet_the_stated_tolerances(form, backend, dtype, seed, router):
+    case = ordinary(form, dtype, seed, router)
+    on_y = torch.randn(case.x.shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    on_state = torch.randn(case.state_shape(), generator=torch.Generator().manual_seed(seed))
+    got, want = gradients(case, whole(backend), on_y, on_state), gradients(case.double(), loop, on_y, on_state)
+    for name in want:
+        tolerance = TOLERANCE[got[name].dtype] * (1 if name in ("y", "final state") else 10)
+        assert error(got[name], want[name]) < tolerance, name
+
+
+def cancelled(delta: float, dtype: torch.dtype, width: int = 16):
+    """One slot: x is written whole, then half of it gives way to -(1 + delta) x. delta x / 2 is left, read again."""
+    x = torch.randn(width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x = torch.stack([x, -(1 + delta) * x, x])[None].to(dtype)
+    theta = torch.tensor([[[1.0], [0.5], [0.0]]], dtype=dtype)
+    return theta, torch.ones_like(theta), x
+
+
+@pytest.mark.parametrize("delta", [1.0, 1e-1, 1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("eps", [1e-6, 1e-12])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_slot_that_cancels_loses_digits_in_proportion(dtype, eps, delta):
+    """|h|^2 comes from products as large as s^2, s what |h| was before the terms met, each right to u (1.2e-7 or
+    2.2e-16). So y is right to u (s^2 / (|h|^2 + eps D) + s / |h|); 0.6 of it is what was measured. The loop, which
+    squares h itself, loses only the second part, and so does the chunk form from the next chunk on.
+    """
+    inputs, unit = cancelled(delta, dtype), torch.finfo(dtype).eps
+    want, slot = reference.factorization_memory(*(v.double() for v in inputs), eps=eps)
+    size, width = inputs[2][0, 0].double().norm(), inputs[2].shape[-1]
+    of_norm, of_state = size.square() / (slot.square().sum() + eps * width), size / slot.norm()
+    y, state = chunked.factorization_memory(*inputs, eps=eps, chunk_length=2)
+    if unit * of_norm < 0.1:  # beyond that nothing is left of |h|^2, and 1 / rms is anything up to 1 / sqrt(eps)
+        assert error(y[:, 1], want[:, 1]) < unit * (of_norm + of_state)
+    assert error(y[:, 2], want[:, 2]) < unit * (2 + of_state)
+    assert error(state, slot) < unit * (2 + of_state)
+
+
+def test_a_slot_that_cancels_reads_as_finite():
+    """The computed |h|^2 may come out as 0 or below: then rms is sqrt(eps), never the root of a negative number."""
+    for seed in range(50):
+        x = torch.randn(1, 1, 3, generator=torch.Generator().manual_seed(seed))
+        theta = torch.tensor([[[1.0], [0.7], [0.41], [0.0]]])
+        x = torch.cat([x, -3 / 7 * x, 1e-9 * x, x], 1)
+        y, _ = chunked.factorization_memory(theta, torch.ones_like(theta), x, eps=1e-30)
+        assert y.isfinite().all()
+
+
+def test_theta_next_to_1_keeps_its_digits():
+    """Nothing is divided by 1 - theta: gradients are as good at 1 - 6e-8, 1 - 1e-3 and 1 as anywhere."""
+    case = ordinary("dense", torch.float32, 0, router=False)
+    for near in (1.0, 1 - 2**-24, 1 - 1e-3):
+        theta = torch.where(case.phi < 0.5, near, case.theta)
+        gate = Case(theta, case.phi, case.x, case.initial_state)
+        on_y, on_state = torch.ones_like(case.x), torch.ones(case.state_shape())
+        got, want = gradients(gate, whole("chunked"), on_y, on_state), gradients(gate.double(), loop, on_y, on_state)
+        assert all(error(got[name], want[name]) < 2e-6 for name in want)

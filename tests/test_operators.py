@@ -1,0 +1,232 @@
+"""What torch expects of an operator: gradcheck, opcheck, compile, autocast, no side effects, bounded memory."""
+
+import shutil
+
+import pytest
+import torch
+from cases import DENSE, SPARSE, cases, whole
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.library import opcheck
+
+import fast
+from fast import chunked
+
+every_backend = pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
+OPERATORS = torch.ops.factorization_memory
+
+
+def inputs(form: str, B=2, T=9, M=5, D=4, K=3, dtype=torch.float32):
+    """(theta, phi, x, state), slots: with gradients, some gates 0 and 1."""
+    generator = torch.Generator().manual_seed(0)
+    weights = M if form == "dense" else K
+    shapes = (B, T, weights), (B, T, weights), (B, T, D), (B, M, D)
+    theta, phi, x, state = (torch.rand(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
+    theta[0, ::3], theta[-1, ::4] = 0, 1
+    slots = None if form == "dense" else torch.rand(B, T, M, generator=generator).argsort(-1)[..., :K]
+    return [v.requires_grad_() for v in (theta, phi, x - 0.5, state - 0.5)], slots
+
+
+def function(form: str, slots, **options):
+    """Of theta, phi, x, state alone."""
+    if form == "dense":
+        return lambda theta, phi, x, state: fast.factorization_memory(theta, phi, x, state, **options)
+    return lambda theta, phi, x, state: fast.sparse_factorization_memory(
+        theta, phi, slots, x, state.shape[1], state, **options
+    )
+
+
+def results(run, floating):
+    """y, final state and all gradients."""
+    leaves = [v.detach().requires_grad_() for v in floating]
+    y, state = run(*leaves)
+    return [y, state, *torch.autograd.grad(y.square().sum() + state.sin().sum(), leaves)]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["batch", "packed"])
+@every_backend
+def test_gradcheck(form, backend, packed):
+    options = {"cu_seqlens": torch.tensor([0, 2, 2, 7])} if packed else {}
+    floating, slots = inputs(form, B=1 if packed else 2, T=7, M=3, D=2, K=2, dtype=torch.float64)
+    if packed:
+        floating[3] = torch.rand(3, 3, 2, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(function(form, slots, eps=1e-2, backend=backend, **options), floating)
+
+
+@pytest.mark.parametrize("save", [False, True])
+@pytest.mark.parametrize("cu_seqlens", [None, [0, 3, 3, 9]])
+def test_opcheck(save, cu_seqlens):
+    floating, _ = inputs("dense", B=1 if cu_seqlens else 2)
+    *tokens, state = floating if save else [v.detach() for v in floating]
+    state = torch.rand(3, 5, 4, requires_grad=save) if cu_seqlens else state
+    packing = cu_seqlens and torch.tensor(cu_seqlens)
+    opcheck(OPERATORS.chunked, (*tokens, state, packing, 1e-6, 4, save))
+    if save:
+        y, final, *saved = (v.detach() for v in OPERATORS.chunked(*tokens, state, packing, 1e-6, 4, save))
+        tokens = [v.detach() for v in tokens]
+        opcheck(OPERATORS.chunked_backward, (y, final, *tokens, packing, *saved, 1e-6, 4))
+
+
+def test_opcheck_of_slots():
+    opcheck(OPERATORS.checked_slots, (torch.tensor([[[1, 0]]], dtype=torch.int32), 3, True))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["batch", "packed"])
+@every_backend
+def test_compiles_whole(form, backend, packed):
+    """The graph that torch.compile traces, without the time that code generation takes."""
+    floating, slots = inputs(form, B=1 if packed else 2)
+    options = {"cu_seqlens": torch.tensor([0, 4, 9])} if packed else {}
+    if packed:
+        floating[3] = floating[3].detach().repeat(2, 1, 1)
+    run = function(form, slots, backend=backend, **options)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for got, want in zip(results(compiled, floating), results(run, floating), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, from inside its code generator
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiles_with_what_is_around_it():
+    floating, _ = inputs("dense")
+
+    def layer(theta, phi, x, state):
+        y, state = fast.factorization_memory(theta.square(), phi, 2 * x, state)
+        return y.tanh(), state
+
+    for got, want in zip(
+        results(torch.compile(layer, fullgraph=True), floating), results(layer, floating), strict=True
+    ):
+        torch.testing.assert_close(got, want)
+
+
+@every_backend
+def test_autocast_changes_nothing(form, backend):
+    floating, slots = inputs(form)
+    run = function(form, slots, backend=backend)
+    want = results(run, floating)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = results(run, floating)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@settings(max_examples=20)
+@given(st.sampled_from([*DENSE, *SPARSE]), st.data())
+def test_the_callers_tensors_stay_as_they_are(which, data):
+    case = data.draw(cases(which[0], batches=(1, 2)))
+    tensors = [*case.map(lambda v: v.requires_grad_()).floating().values()]
+    copies = [v.detach().clone() for v in tensors]
+    y, state = whole(which[1])(case)
+    on_y, on_state = torch.ones_like(y), torch.ones_like(state)
+    torch.autograd.backward([y, state], [on_y, on_state])
+    assert (on_y == 1).all() and (on_state == 1).all()
+    assert all(torch.equal(v, copy) for v, copy in zip(tensors, copies, strict=True))
+
+
+@every_backend
+def test_the_same_input_gives_the_same_bits(form, backend):
+    floating, slots = inputs(form, T=70)
+    run = function(form, slots, backend=backend)
+    first = results(run, floating)
+    assert all(torch.equal(a, b) for a, b in zip(results(run, floating), first, strict=True))
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            assert all(torch.equal(a, b) for a, b in zip(run(*floating), first, strict=False))
+
+
+@every_backend
+def test_backward_twice(form, backend):
+    floating, slots = inputs(form)
+    y, state = function(form, slots, backend=backend)(*floating)
+    loss = y.square().sum() + state.sum()
+    first = torch.autograd.grad(loss, floating, retain_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(loss, floating), strict=True))
+
+
+@every_backend
+def test_gradients_of_one_result_or_one_input_alone(form, backend):
+    floating, slots = inputs(form)
+    run = function(form, slots, backend=backend)
+    for which in range(2):
+        one = torch.autograd.grad(run(*floating)[which].sum(), floating, materialize_grads=True)
+        results_ = run(*floating)
+        both = torch.autograd.grad(
+            results_[which].sum() + 0 * results_[1 - which].sum(), floating, materialize_grads=True
+        )
+        torch.testing.assert_close(one, both)
+        for i, leaf in enumerate(floating):
+            alone = [v if v is leaf else v.detach() for v in floating]
+            grad = torch.autograd.grad(run(*alone)[which].sum(), leaf, materialize_grads=True)[0]
+            assert torch.equal(grad, one[i])
+
+
+@every_backend
+def test_a_second_derivative_is_refused(form, backend):
+    floating, slots = inputs(form)
+    y, _ = function(form, slots, backend=backend)(*floating)
+    grad = torch.autograd.grad(y.square().sum(), floating[2], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("position", range(4), ids=["theta", "phi", "x", "state"])
+@every_backend
+def test_nan_in_nan_out(form, backend, position):
+    """From its token on, in its own sequence alone. Within a chunk a NaN in x may also reach earlier tokens."""
+    floating, slots = inputs(form, T=150)
+    floating = [v.detach().clone() for v in floating]
+    if position < 3:
+        floating[position][0, 100] = torch.nan
+    else:
+        floating[position][0] = torch.nan
+    floating[0].clamp_(max=0.9)
+    y, state = function(form, slots, backend=backend)(*floating)
+    assert y[0, 100].isnan().all() and y[1].isfinite().all() and state[1].isfinite().all()
+    assert position == 3 or y[0, :64].isfinite().all()
+    if position != 1:
+        touched = [[]] if form == "dense" else slots[0, 100]
+        assert state[0, touched].isnan().all()
+    grads = results(function(form, slots, backend=backend), floating)[2:]
+    assert grads[2][0].isnan().any() and grads[2][1].isfinite().all()
+
+
+def test_what_is_saved_grows_with_chunks_not_with_tokens():
+    """Beside the inputs: a state per chunk, and inner products, which do not depend on the width of a slot."""
+
+    def saved(width: int) -> int:
+        floating, _ = inputs("dense", B=2, T=1024, M=16, D=width)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda v: sizes.append(v.numel()), lambda v: v):
+            fast.factorization_memory(*floating)
+        return sum(sizes) - sum(v.numel() for v in floating[:3])
+
+    per_chunk = 2 * (1024 // 32) * 16
+    assert saved(200) - saved(100) == 100 * per_chunk
+    assert saved(100) - 100 * per_chunk < 5 * 2 * 1024 * 16
+
+
+def test_nothing_is_saved_without_gradients():
+    floating, _ = inputs("dense")
+    with torch.no_grad():
+        fast.factorization_memory(*floating)
+    *_, states, start, norms, gram = OPERATORS.chunked(*(v.detach() for v in floating), None, 1e-6, 4, False)
+    assert not any(v.numel() for v in (states, start, norms, gram))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (0, 0)])
+@every_backend
+def test_nothing_in_nothing_out(form, backend, shape):
+    B, T = shape
+    floating, slots = inputs(form, B=2, T=5)
+    floating = [v[:B, :T] for v in floating[:3]] + [floating[3][:B]]
+    slots = slots if slots is None else slots[:B, :T]
+    y, state, *grads = results(function(form, slots, backend=backend), floating)
+    assert y.shape == (B, T, 4) and torch.equal(state, floating[3])
+    assert [g.shape for g in grads] == [v.shape for v in floating]
+    torch.testing.assert_close(grads[3], floating[3].cos())
+
+
+def test_default_chunk_lengths_are_powers_of_two_that_cover_short_sequences():
+    for T in (0, 1, 2, 3, 31, 33, 5000):
+        length = chunked.default_chunk_length(torch.zeros(1, T, 8), 4)
+        assert length & (length - 1) == 0 and (length >= T or length >= 32)
