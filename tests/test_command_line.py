@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lm import __main__, demo, train
+from lm import command_line, demo, train
 from lm.checkpoint import checkpoints, latest, read_record
 from lm.model import Config
 
@@ -31,7 +31,7 @@ def runs(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for mixer, options in (("fm-sparse", SLOTS), ("transformer", HEADS)):
         out = str(folder / mixer)
-        assert __main__.main(["train", "--mixer", mixer, *SMALL, *options, "--text", text, "--out", out]) == 0
+        assert command_line.main(["train", "--mixer", mixer, *SMALL, *options, "--text", text, "--out", out]) == 0
     return folder
 
 
@@ -39,7 +39,7 @@ def fails(capsys, *arguments) -> tuple[int, str]:
     """The exit code and what was said, which must be one line after the usage that argparse prints."""
     capsys.readouterr()
     try:
-        code = __main__.main([str(argument) for argument in arguments])
+        code = command_line.main([str(argument) for argument in arguments])
     except SystemExit as stop:
         code = stop.code
     said = capsys.readouterr().err
@@ -52,7 +52,7 @@ def fails(capsys, *arguments) -> tuple[int, str]:
 def test_train_says_where_it_saved(runs, text, tmp_path, capsys):
     out = tmp_path / "fm"
     assert (
-        __main__.main(
+        command_line.main(
             [
                 "train",
                 "--mixer",
@@ -88,14 +88,14 @@ def test_resume_needs_no_options(runs, text, tmp_path, monkeypatch, capsys):
         patched.setattr(train, "update", once)
         code, said = fails(capsys, "train", *SMALL, *SLOTS, "--text", text, "--out", out)
     assert code == 130 and "stopped at step 1" in said
-    assert __main__.main(["train", "--resume", "--out", str(out), "--quiet"]) == 0
+    assert command_line.main(["train", "--resume", "--out", str(out), "--quiet"]) == 0
     same = (latest(folder) / "model.safetensors" for folder in (out, runs / "fm-sparse"))
     assert len({path.read_bytes() for path in same}) == 1
 
 
 def test_evaluate_writes_a_table_a_figure_and_the_numbers(runs, tmp_path, capsys):
     both = [str(runs / mixer) for mixer in ("fm-sparse", "transformer")]
-    assert __main__.main(["evaluate", *both, "--context", "64", "--reset", "--out", str(tmp_path)]) == 0
+    assert command_line.main(["evaluate", *both, "--context", "64", "--reset", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "training length 16" in said and "state emptied every 16 bytes" in said and "xz -9" in said
     assert (tmp_path / "length.png").stat().st_size > 10_000
@@ -107,13 +107,13 @@ def test_evaluate_writes_a_table_a_figure_and_the_numbers(runs, tmp_path, capsys
 
 def test_two_runs_of_one_mixer_keep_their_names(runs, tmp_path, capsys):
     same = [str(runs / "fm-sparse"), str(latest(runs / "fm-sparse"))]
-    assert __main__.main(["evaluate", *same, "--context", "8", "--out", str(tmp_path)]) == 0
+    assert command_line.main(["evaluate", *same, "--context", "8", "--out", str(tmp_path)]) == 0
     assert set(json.loads((tmp_path / "length.json").read_text())["carried"]) == set(same)
 
 
 def test_generate_prints_text_and_what_it_cost(runs, capsys):
     command = ["generate", str(runs / "fm-sparse"), "--prompt", "the ", "--length", "30", "--seed", "4"]
-    first, second = ((__main__.main(command), capsys.readouterr()) for _ in range(2))
+    first, second = ((command_line.main(command), capsys.readouterr()) for _ in range(2))
     assert first[0] == 0 and first[1].out == second[1].out and first[1].out.startswith("the ")
     assert "tokens/s, state" in first[1].err and "bytes throughout" in first[1].err
 
@@ -121,24 +121,26 @@ def test_generate_prints_text_and_what_it_cost(runs, capsys):
 def test_help_names_every_option(capsys):
     options = {
         "demo": ["--seconds", "--out", "--seed", "--text"],
-        "train": [f"--{name}" for name in (*__main__.MODEL_OPTIONS, *__main__.SETTINGS_OPTIONS, "resume", "overwrite")],
+        "train": [
+            f"--{name}" for name in (*command_line.MODEL_OPTIONS, *command_line.SETTINGS_OPTIONS, "resume", "overwrite")
+        ],
         "evaluate": ["RUN", "--context", "--split", "--reset", "--per-file", "--out", "--text", "--device"],
         "generate": ["RUN", "--prompt", "--length", "--temperature", "--top-p", "--seed", "--device"],
     }
     for command, names in options.items():
         with pytest.raises(SystemExit) as stop:
-            __main__.main([command, "--help"])
+            command_line.main([command, "--help"])
         said = capsys.readouterr().out
         assert stop.value.code == 0 and not [name for name in names if name not in said]
     with pytest.raises(SystemExit):
-        __main__.main(["--help"])
+        command_line.main(["--help"])
     said = capsys.readouterr().out
     assert not [command for command in options if command not in said]
 
 
 def test_every_field_of_the_config_has_an_option():
-    with_options = {field for field, *_ in __main__.MODEL_OPTIONS.values()} | {"gate"}
-    assert set(__main__._fields(Config)) - with_options == {"eps"}
+    with_options = {field for field, *_ in command_line.MODEL_OPTIONS.values()} | {"gate"}
+    assert set(command_line._fields(Config)) - with_options == {"eps"}
 
 
 @pytest.mark.parametrize(
@@ -191,12 +193,12 @@ def test_errors_about_a_run_are_one_line(runs, text, tmp_path, capsys):
 def test_a_text_that_has_changed_is_noticed(tmp_path, capsys):
     path = tmp_path / "a.txt"
     path.write_bytes(b"as it was " * 200)
-    assert __main__.main(["train", *SMALL, *SLOTS, "--text", str(path), "--out", str(tmp_path / "run")]) == 0
+    assert command_line.main(["train", *SMALL, *SLOTS, "--text", str(path), "--out", str(tmp_path / "run")]) == 0
     path.write_bytes(b"as it is!! " * 200)
     for command in (["evaluate", tmp_path / "run"], ["train", "--resume", "--out", tmp_path / "run"]):
         code, said = fails(capsys, *command)
         assert code == 2 and "its text was a.txt" in said
-    assert __main__.main(["evaluate", str(tmp_path / "run"), "--context", "8", "--text", str(path)]) == 0
+    assert command_line.main(["evaluate", str(tmp_path / "run"), "--context", "8", "--text", str(path)]) == 0
 
 
 def test_divergence_is_one_line_and_code_1(text, tmp_path, monkeypatch, capsys):
@@ -211,7 +213,7 @@ def test_a_fault_of_ours_keeps_its_traceback(text, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "update", broken)
     with pytest.raises(ValueError, match="a bug"):
-        __main__.main(["train", *SMALL, *SLOTS, "--text", text, "--out", str(tmp_path)])
+        command_line.main(["train", *SMALL, *SLOTS, "--text", text, "--out", str(tmp_path)])
 
 
 def python_m_lm(*arguments, **options) -> subprocess.Popen:
@@ -253,7 +255,7 @@ def test_demo_runs_twice_and_says_what_it_measured(text, tmp_path, monkeypatch, 
     long = tmp_path / "long.txt"
     long.write_bytes(Path(text).read_bytes() * 3)
     for _ in range(2):
-        assert __main__.main(["demo", "--seconds", "0.1", "--text", str(long), "--out", str(tmp_path)]) == 0
+        assert command_line.main(["demo", "--seconds", "0.1", "--text", str(long), "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
     for part in ("Python 3.", "bfloat16", "within tolerance", "Bits per byte by position", "goes on from", "tokens/s"):
         assert part in said.out

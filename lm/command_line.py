@@ -1,0 +1,306 @@
+"""The command line: python -m lm demo | train | evaluate | generate."""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from lm import checkpoint, demo, plots
+from lm.checkpoint import CheckpointError
+from lm.data import SPLITS, Corpus, DataError, read_corpus, reference_lines
+from lm.evaluate import bucket_edges, file_windows, loss_sums, summarise, table
+from lm.generate import Report, generate, printable
+from lm.model import MLP_WIDTH, Config, LanguageModel
+from lm.train import Diverged, Settings, resume, train
+
+MIXERS = tuple(MLP_WIDTH)
+SLOTTED = ("fm", "fm-sparse")
+
+# option: (field of Config, what it is, mixers that have it)
+MODEL_OPTIONS = {
+    "mixer": ("mixer", "what mixes the tokens", MIXERS),
+    "width": ("d_model", "model width", MIXERS),
+    "layers": ("num_layers", "number of blocks", MIXERS),
+    "mlp-width": ("mlp_width", "width of the SwiGLU", MIXERS),
+    "slots": ("num_slots", "memory slots a layer", SLOTTED),
+    "top-k": ("top_k", "slots a token uses", ("fm-sparse",)),
+    "tau": ("temperature", "temperature of the router", SLOTTED),
+    "rates": ("rates", "update and merge rates for each", SLOTTED),
+    "backend": ("backend", "how the memory is computed", SLOTTED),
+    "expansion": ("expansion", "slot or inner width over the model's", (*SLOTTED, "mamba2")),
+    "conv": ("conv", "width of the short convolution, 0 for none", (*SLOTTED, "mamba2")),
+    "head-width": ("head_width", "width of a head", ("mamba2", "transformer")),
+    "state-width": ("state_width", "state numbers per channel", ("mamba2",)),
+}
+CHOICES = {"mixer": MIXERS, "rates": ("token", "slot"), "backend": ("auto", "grouped", "chunked", "triton")}
+
+SETTINGS_OPTIONS = {
+    "steps": "optimiser steps",
+    "batch": "windows a step",
+    "length": "bytes a window",
+    "lr": "highest learning rate",
+    "warmup": "steps until it is reached",
+    "weight-decay": "decay of the matrices",
+    "clip": "largest norm of the gradient",
+    "evaluate-every": "steps between held-out losses, each with a checkpoint",
+    "seed": "of the weights and the batches",
+}
+
+
+class UsageError(Exception):
+    """The command line asks for something that cannot be; the message says what."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0, or 1 (diverged, or a check of the demo failed), 2 (unusable input) or 130 (Ctrl-C)."""
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
+    args = _parser().parse_args(arguments)
+    try:
+        code = args.run(args) or 0
+        sys.stdout.flush()  # here, so that a broken pipe shows while it can be dealt with
+        return code
+    except (UsageError, DataError, CheckpointError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader, head for one, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return _complain(args, error, 2)
+    except (Diverged, torch.OutOfMemoryError) as error:
+        return _complain(args, error, 1)
+    except KeyboardInterrupt as interrupt:
+        return _complain(args, interrupt if interrupt.args else "interrupted", 130)
+
+
+def _complain(args: argparse.Namespace, message: object, code: int) -> int:
+    print(f"python -m lm {args.command}: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lm", description="A byte-level language model.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | train | evaluate | generate")
+    _demo_options(commands.add_parser("demo", help="check, train, compare and draw, in about three minutes"))
+    _train_options(commands.add_parser("train", help="train a model, or go on with one"))
+    _evaluate_options(commands.add_parser("evaluate", help="loss by position, in a table and a figure"))
+    _generate_options(commands.add_parser("generate", help="text that follows a prompt"))
+    return parser
+
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_demo)
+    parser.add_argument("--seconds", type=float, default=60, help="training time a model (default: %(default)s)")
+    parser.add_argument("--out", default="out", help="folder for runs and figures (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and sample (default: 0)")
+    _text_option(parser)
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_train)
+    parser.add_argument("--out", help="folder of the run (default: out/MIXER)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own options")
+    where.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    _text_option(parser)
+    _device_option(parser)
+    model = parser.add_argument_group("model")
+    defaults = Config()
+    for option, (field, what, mixers) in MODEL_OPTIONS.items():
+        default = "in proportion" if option == "mlp-width" else getattr(defaults, field)
+        only = "" if mixers == MIXERS else f"{', '.join(mixers)}: "
+        kind = int if option == "mlp-width" else type(default)
+        _given_only(model, option, field, kind, f"{only}{what} (default: {default})", CHOICES.get(option))
+    model.add_argument("--no-gate", dest="gate", action="store_false", default=argparse.SUPPRESS,
+                       help=f"{', '.join(SLOTTED)}: without the output gate")  # fmt: skip
+    training = parser.add_argument_group("training")
+    settings = Settings()
+    for option, what in SETTINGS_OPTIONS.items():
+        field = option.replace("-", "_")
+        default = getattr(settings, field)
+        _given_only(training, option, field, type(default), f"{what} (default: {default})")
+
+
+def _given_only(group, option: str, field: str, kind: type, what: str, choices=None) -> None:
+    """An option that is absent from the result unless it was given."""
+    shown = None if choices else {int: "N", float: "X", str: "NAME"}[kind]
+    group.add_argument(
+        f"--{option}", dest=field, type=kind, help=what, choices=choices, metavar=shown, default=argparse.SUPPRESS
+    )
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_evaluate)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of one checkpoint")
+    parser.add_argument("--context", type=_positive, default=2048, help="longest position (default: %(default)s)")
+    parser.add_argument("--split", choices=list(SPLITS), default="test", help="(default: %(default)s)")
+    parser.add_argument("--reset", action="store_true", help="also with the state emptied every training length")
+    parser.add_argument("--per-file", type=_positive, default=8, help="most windows a file (default: %(default)s)")
+    parser.add_argument("--out", help="folder for length.json and length.png (default: the first run's)")
+    _text_option(parser)
+    _device_option(parser)
+
+
+def _generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_generate)
+    parser.add_argument("run_folder", metavar="RUN", help="folder of a run or of one checkpoint")
+    parser.add_argument("--prompt", default="", help="text to go on from (default: the start of a file)")
+    parser.add_argument("--length", type=_positive, default=500, help="most bytes (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)")
+    parser.add_argument("--top-p", type=float, default=0.95, help="share of the likeliest (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    _device_option(parser)
+
+
+def _text_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text", help="a file or folder of text (default: the standard library of this Python)")
+
+
+def _device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: a GPU where there is one)")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """What a check of the user's values raises is the user's to read; any other ValueError is a fault of ours."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _demo(args: argparse.Namespace) -> int:
+    with _usage_errors():
+        if not args.seconds > 0:
+            raise ValueError(f"seconds must be greater than 0, got {args.seconds}")
+        Settings(seed=args.seed)
+    return demo.demo(seconds=args.seconds, out=Path(args.out), seed=args.seed, text=args.text)
+
+
+def _train(args: argparse.Namespace) -> None:
+    device = _device(args.device)
+    given = vars(args)
+    chosen = {field: given[field] for field in _fields(Config) if field in given}
+    how = {field: given[field] for field in _fields(Settings) if field in given}
+    if args.resume:
+        if chosen or how:
+            raise UsageError(f"--resume takes the run's own options: leave out {', '.join(_flags(chosen | how))}")
+        if args.out is None:
+            raise UsageError("--resume needs --out, the folder of the run")
+        corpus = _corpus_of(checkpoint.latest(args.out), args.text)
+        resume(args.out, corpus, device=device, quiet=args.quiet)
+        print(f"saved {checkpoint.latest(args.out)}")
+        return
+    with _usage_errors():
+        config, settings = _config(chosen), Settings(**how)
+        with torch.device("meta"):  # no memory, no time: only the checks
+            parameters = LanguageModel(config).num_parameters()
+    corpus = read_corpus(args.text)
+    folder = Path(args.out or f"out/{config.mixer}")
+    print(f"{config.mixer}, {parameters:,} parameters, {corpus.summary()}", flush=True)
+    train(config, settings, corpus, folder, text=args.text, overwrite=args.overwrite, device=device, quiet=args.quiet)
+    print(f"saved {checkpoint.latest(folder)}")
+
+
+def _config(chosen: dict) -> Config:
+    config = Config(**chosen)
+    for option, (field, _, mixers) in MODEL_OPTIONS.items():
+        if field in chosen and config.mixer not in mixers:
+            raise ValueError(f"--{option} is for --mixer {' or '.join(mixers)}, not for {config.mixer}")
+    if "gate" in chosen and config.mixer not in SLOTTED:
+        raise ValueError(f"--no-gate is for --mixer {' or '.join(SLOTTED)}, not for {config.mixer}")
+    return config
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    device = _device(args.device)
+    found = [checkpoint.latest(run) for run in args.runs]
+    records = [checkpoint.read_record(path) for path in found]
+    mixers = [record["config"]["mixer"] for record in records]
+    names = mixers if len(set(mixers)) == len(mixers) else args.runs
+    corpus = _corpus_of(found[0], args.text)
+    windows, paths = file_windows(corpus, args.split, args.context, args.per_file)
+    length = records[0]["settings"]["length"]
+    carried, emptied = {}, {}
+    for name, path in zip(names, found, strict=True):
+        model = checkpoint.read_model(path, device)
+        for reset, results in [(False, carried), (True, emptied)][: 1 + args.reset]:
+            sums = loss_sums(model, windows, length, reset=reset, label=name)
+            results[name] = summarise(sums, paths, bucket_edges(args.context))
+    print(table(carried, length))
+    if emptied:
+        print(f"\nstate emptied every {length} bytes\n{table(emptied, length)}")
+    references = reference_lines(corpus.text(args.split))
+    print("\n" + ", ".join(f"{name} {bits:.2f}" for name, bits in references.items()) + " bits per byte")
+    folder = Path(args.out or args.runs[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.draw_lengths(carried, folder / "length.png", train_length=length, reset=emptied, references=references)
+    result = {
+        "corpus": corpus.description(),
+        "split": args.split,
+        "runs": {
+            name: {"checkpoint": str(path), **record} for name, path, record in zip(names, found, records, strict=True)
+        },
+        "carried": {name: dataclasses.asdict(buckets) for name, buckets in carried.items()},
+        "reset": {name: dataclasses.asdict(buckets) for name, buckets in emptied.items()},
+        "references": references,
+    }
+    (folder / "length.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {folder / 'length.json'} and {folder / 'length.png'}")
+
+
+def _generate(args: argparse.Namespace) -> None:
+    model = checkpoint.read_model(checkpoint.latest(args.run_folder), _device(args.device))
+    report = Report()
+    with _usage_errors():
+        tokens = generate(
+            model, os.fsencode(args.prompt), args.length, temperature=args.temperature, top_p=args.top_p,
+            seed=args.seed, report=report,
+        )  # fmt: skip
+    print(args.prompt, end="")
+    for piece in printable(tokens):
+        print(piece, end="", flush=True)
+    print()
+    print(report, file=sys.stderr)
+
+
+def _corpus_of(path: Path, text: str | None) -> Corpus:
+    """The text given or, without one, that of a checkpoint, which must be as it was."""
+    record = checkpoint.read_record(path)
+    corpus = read_corpus(text or record["text"])
+    if text is None and corpus.manifest_hash != record["corpus"]["manifest_hash"]:
+        raise CheckpointError(
+            f"{path}: its text was {record['corpus']['name']} ({record['corpus']['manifest_hash']}), which is "
+            f"not what {corpus.name} ({corpus.manifest_hash}) holds; --text names another"
+        )
+    return corpus
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def _fields(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _flags(fields: dict) -> list[str]:
+    known = {field: option for option, (field, *_) in MODEL_OPTIONS.items()} | {"gate": "no-gate"}
+    return [f"--{known.get(field, field.replace('_', '-'))}" for field in fields]
