@@ -62,6 +62,22 @@ def test_prefill_equals_steps(mixer, dtype, tolerance):
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
+def test_the_model_is_pre_norm_residual_blocks_between_tied_embeddings(mixer):
+    def norm(x, module):
+        return x / (x.square().mean(-1, keepdim=True) + model.config.eps).sqrt() * module.weight
+
+    model, tokens = make(mixer), some_tokens()
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    x = model.embedding.weight[tokens]
+    for block in model.blocks:
+        x = x + block.mixer(norm(x, block.mixer_norm))[0]
+        gate, value = (norm(x, block.mlp_norm) @ block.mlp.in_proj.weight.T).chunk(2, -1)
+        x = x + (gate * gate.sigmoid() * value) @ block.mlp.out_proj.weight.T
+    assert error(model(tokens)[0], norm(x, model.norm) @ model.embedding.weight.T) < 1e-12
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
 @given(cut=st.integers(0, 25))
 def test_segments_equal_whole(mixer, cut):
     model, tokens = make(mixer), some_tokens()
