@@ -7,7 +7,7 @@ import sys
 # times as slow. Sleeping costs little. It has to be said before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from lm.command_line import main  # noqa: E402
+from lm.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,7 +22,7 @@ from lm.checkpoint import versions
 from lm.data import Corpus, Document, read_corpus, reference_lines, sample_batch
 from lm.evaluate import Buckets, bucket_edges, file_windows, loss_sums, summarise, table
 from lm.generate import Report, generate, printable
-from lm.model import Config, LanguageModel
+from lm.model import Activity, Config, LanguageModel
 from lm.train import Settings, optimizer_for, train, update
 
 MIXERS = ("fm-sparse", "transformer")
@@ -152,6 +152,8 @@ def compare_lengths(
     print("for comparison: " + ", ".join(f"{name} {bits:.2f}" for name, bits in references.items()))
     for last in (length, context):
         print(_verdict(difference, last))
+    conv = models[MIXERS[0]].config.conv
+    print(f"(one seed, the same settings and text for both; FM also has a convolution over {conv} bytes)")
     plots.draw_lengths(carried, out / "length.png", train_length=length, reset=reset, references=references)
     parts = {"carried": carried, "reset": reset, "difference": {" - ".join(MIXERS): difference}}
     return {part: {name: asdict(buckets) for name, buckets in of.items()} for part, of in parts.items()} | {
@@ -160,14 +162,17 @@ def compare_lengths(
 
 
 def draw_slot_pictures(model: LanguageModel, corpus: Corpus, out: Path, shown: int = 100) -> None:
-    """out/slots.png over the start of a function of an unseen file, out/slot_use.png over the text before it too."""
+    """out/slots.png over the start of a function in an unseen file, out/slot_use.png over all that was read of it.
+
+    The layer shown is the one whose slots share the work most evenly; the second figure has them all.
+    """
     document = max(corpus.splits["test"], key=lambda document: len(document.data))
     tokens, start = _excerpt(document, shown)
     layers = model.slot_activity(tokens[None].to(next(model.parameters()).device))
-    writes = [plots.effective_slots(layer.theta[0].cpu().numpy()) for layer in layers]
-    sharpest = min(range(len(layers)), key=writes.__getitem__)
-    part = type(layers[0])(*(weights[:, start : start + shown] for weights in layers[sharpest]))
-    plots.draw_slots(part, tokens[start : start + shown], out / "slots.png", layer=sharpest)
+    halves = [plots.slots_for_half(layer.theta[0].cpu().numpy()) for layer in layers]
+    busiest = halves.index(max(halves))
+    part = Activity(*(weights[:, start : start + shown] for weights in layers[busiest]))
+    plots.draw_slots(part, tokens[start : start + shown], out / "slots.png", layer=busiest)
     plots.draw_slot_use(layers, out / "slot_use.png", top_k=model.config.top_k)
 
 

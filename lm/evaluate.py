@@ -2,8 +2,9 @@
 
 Each file is cut into windows of `context` bytes that do not overlap. Position p of a window is predicted from
 the p tokens before it; positions fall into buckets 1, 2, 3-4, 5-8, ... up to the context. Every bucket is an
-average over the same windows, so a curve that falls is the context's doing. As a control the state can be
-emptied every so many bytes: a model that loses nothing by `reset` makes no use of what lies further back.
+average over the same windows; the small ones are few bytes, and their intervals say how few. As a control the
+state can be emptied every so many bytes: a model that loses nothing by `reset` makes no use of what lies further
+back.
 
 Windows are read in segments and only the state is carried, so memory does not grow with the context for the
 recurrent mixers (a Transformer's state is its cache: that grows).

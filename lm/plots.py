@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -37,7 +38,8 @@ def draw_slots(activity: Activity, tokens: Tensor, path: str | Path, layer: int 
     figure, axes = _figure(max(8.0, 1.9 + 0.145 * len(tokens)), 7.0)
     colours = matplotlib.colormaps["magma_r"].with_extremes(bad="white")
     weights = np.ma.masked_equal(theta[:, order].T, 0)  # white: not written at all
-    image = axes.imshow(weights, aspect="auto", cmap=colours, vmin=0, interpolation="nearest")
+    norm = PowerNorm(0.5, vmin=0)  # the square root, for small weights to show beside large ones
+    image = axes.imshow(weights, aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
     figure.colorbar(image, ax=axes, pad=0.01, label="write weight θ (share of the slot replaced)")
     axes.set_xticks(range(len(tokens)), [visible(token) for token in tokens.tolist()])
     axes.tick_params(axis="x", length=0, labelfontfamily="monospace", labelsize=12, pad=3)
@@ -106,7 +108,10 @@ def draw_lengths(
     first = next(iter(results.values()))
     for name, bits in (references or {}).items():
         axes.axhline(bits, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
-        axes.annotate(name, (0, bits), xytext=(2, 3), textcoords="offset points", fontsize=11)
+        axes.annotate(
+            name, (1, bits), xytext=(-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="right", fontsize=11,
+        )  # fmt: skip
     if train_length in first.last[:-1]:
         border = first.last.index(train_length) + 0.5
         axes.axvspan(border, len(first.last) - 0.5, color="black", alpha=0.07, linewidth=0)
@@ -178,17 +183,21 @@ def half_life(theta: np.ndarray) -> np.ndarray:
 
 
 def _draw_entropy(axes, layers: list[Activity], num_slots: int, top_k: int | None) -> None:
-    """Boxes of the router's entropy; the most there can be and the share of the kept slots as lines."""
+    """Boxes of the router's entropy, whiskers from 5 to 95 %; lines at the entropies of all and of the kept slots."""
     values = [entropies(layer.affinity[0].float().cpu().numpy()) for layer in layers]
     axes.boxplot(
         values, whis=(5, 95), showfliers=False, widths=0.55, patch_artist=True,
         boxprops={"facecolor": "#c9d7e6"}, medianprops={"color": "black", "linewidth": 2},
     )  # fmt: skip
+    slots = {2**k: str(2**k) for k in range(num_slots.bit_length()) if 2**k < 0.8 * num_slots}
+    slots[num_slots] = f"{num_slots}, all"
     axes.axhline(math.log2(num_slots), color="black", linewidth=1)
-    axes.annotate(f"all {num_slots} slots alike", (0.52, math.log2(num_slots)), va="bottom", fontsize=11)
     if top_k and top_k < num_slots:
-        axes.axhline(math.log2(top_k), color="black", linewidth=1, linestyle="--")
-        axes.annotate(f"{top_k} slots alike", (0.52, math.log2(top_k)), va="bottom", fontsize=11)
+        slots[top_k] = f"{top_k}, kept"
+        axes.axhline(math.log2(top_k), color="black", linewidth=1, linestyle="--", zorder=0)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks([math.log2(n) for n in slots], slots.values())
+    right.set_ylabel("the same as so many slots alike")
     axes.set(xlabel="layer", ylabel="entropy of the affinities (bits)", ylim=(0, 1.1 * math.log2(num_slots)))
     medians = [np.median(value) for value in values]
     axes.set_title(f"The router's choice is worth\n{_span([2**m for m in medians], '.1f')} slots of {num_slots}")
