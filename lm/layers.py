@@ -110,6 +110,22 @@ class FactorizationMemory(RecurrentMixer):
         self.conv = ShortConvolution(slot_width, conv)
         self.gain = nn.Parameter(torch.ones(slot_width))  # g
         self.out_proj = nn.Linear(slot_width, d_model, bias=False)  # W_o
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """A router that tells tokens apart from the start, and slots that are willing to change.
+
+        Chosen by held-out bits per byte of lm/model.py's default model after 150 steps of 2,048 tokens at the full
+        rate of 3e-3, no warm-up, one seed. Router logits before tau of standard deviation 0.29, 0.58 (torch's own),
+        1.15: 2.80, 2.78, 2.74. b_eta of -2, 0, 2: 2.86, 2.78, 2.76; b_mu of 2 instead of 0: 2.79. Router at 1.73
+        and b_eta 1 together: 2.71. Rates per slot, b_eta all 0 or spread from -4 to 4: 2.82, 2.79.
+        A slot forgets half of its content in about ln 2 / mean(theta) tokens. With one rate for all slots the router
+        alone spreads these half-lives: from 3 to 400 tokens over 32 slots, median 30, so no spread is built in.
+        """
+        router = self.in_proj.weight[self.slot_width : self.slot_width + self.num_slots]
+        nn.init.normal_(router, std=(3 / self.d_model) ** 0.5)
+        nn.init.ones_(self.rate_bias[0])
 
     def route(self, x: Tensor) -> Routing:
         """The write and read weights of x [B, T, d_model], as `forward` uses them."""
