@@ -189,7 +189,7 @@ def test_of_equal_affinities_the_lowest_slot_is_kept(rows, k):
 def test_ties_in_a_large_router_go_to_the_lowest_slots():
     layer = FactorizationMemory(WIDTH, 300, top_k=20)
     torch.nn.init.zeros_(layer.in_proj.weight)
-    theta, phi, slots = layer.route(some_input(dtype=torch.float32))
+    _, phi, slots = layer.route(some_input(dtype=torch.float32))
     assert (slots == torch.arange(20)).all()
     assert torch.allclose(phi, torch.tensor(0.5 / 20))  # mu is 1/2 where its logit is 0
 
