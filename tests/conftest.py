@@ -8,6 +8,9 @@ import torch
 
 hypothesis.settings.register_profile("fast", max_examples=30, deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("long", max_examples=10_000, deadline=None)
+hypothesis.settings.register_profile(  # the first failure will do, it need not be made small
+    "mutants", hypothesis.settings.get_profile("fast"), phases=[hypothesis.Phase.generate], report_multiple_bugs=False
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,0 +1,300 @@
+"""Planted faults: one-line changes to the code, each of which the tests must notice.
+
+Run as `python tests/mutants.py [part of a name]`. Copies the project, applies one fault at a time, runs the tests
+that should catch it, and exits with 1 if one survives. A fault that survives means that a test is missing.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("reference", "fast", "tests", "pyproject.toml")
+CHUNKED, LOOP, INIT, CHECKS = (
+    "fast/chunked.py", "reference/factorization_memory.py", "fast/__init__.py", "fast/checks.py"
+)  # fmt: skip
+
+LAWS, OPERATORS, NUMERICS, ERRORS = (f"tests/test_{name}.py" for name in ("laws", "operators", "numerics", "errors"))
+PARITY = f"{LAWS}::test_equals_the_loop"
+CHUNKS = f"{LAWS}::test_neither_chunk_length_nor_segment_size_matters"
+PACKED = f"{LAWS}::test_packed_sequences_are_separate_sequences"
+STEPS = f"{LAWS}::test_decode_steps_are_a_prefill"
+
+
+class Fault(NamedTuple):
+    name: str
+    file: str
+    old: str  # occurs exactly once in file
+    new: str
+    tests: str  # what should fail, as pytest arguments
+
+
+def planted(file: str, tests: str, *changes: tuple[str, str, str]) -> list[Fault]:
+    return [Fault(name, file, old, new, tests) for name, old, new in changes]
+
+
+# fmt: off
+FAULTS = [
+    *planted(
+        CHUNKED, PARITY,
+        ("decay left out of reach", "        above *= lower\n", ""),
+        ("decay left out of write", "        below *= upper\n", ""),
+        ("upper decay taken a token too early", "above[:, -1:].clone()", "above[:, :1].clone()"),
+        ("lower half where the upper belongs",
+         "_half(psi[:, None], level.width, 1)", "_half(psi[:, None], level.width, 0)"),
+        ("tile above the diagonal, not below", "[:, :, :, 1, :, :, 0]", "[:, :, :, 0, :, :, 1]"),
+        ("diagonal of the tile forgotten",
+         "    _diagonal(tile).copy_((psi * theta).sum(-1, keepdim=True))\n    for", "    for"),
+        ("theta of the diagonal forgotten",
+         "    _diagonal(tile).copy_((psi * theta).sum(-1, keepdim=True))\n    for",
+         "    _diagonal(tile).copy_(psi.sum(-1, keepdim=True))\n    for"),
+        ("entering state read without decay", "baddbmm_(psi * reach, entering)", "baddbmm_(psi, entering)"),
+        ("state handed on without decay",
+         "torch.addcmul(added[:, c], decay[:, c], states[:, c], out=place)",
+         "torch.add(added[:, c], states[:, c], out=place)"),
+        ("theta not squared in |h|^2",
+         "addcmul_(theta, _diagonal(gram)).mul_(theta)", "add_(_diagonal(gram)).mul_(theta)"),
+        ("cross term of |h|^2 halved", "(2 * keep * before)", "(keep * before)"),
+        ("decay of |h|^2 not squared", "    keep.square_()\n", ""),
+        ("|h|^2 starts at 0 in every chunk",
+         "    norms[:, 0] = torch.linalg.vector_norm(entering, dim=-1).square_()\n", ""),
+    ),
+    *planted(
+        CHUNKED, NUMERICS,
+        ("|h|^2 may be negative", "return norms.clamp_(min=0)", "return norms"),
+    ),
+    *planted(
+        CHUNKED, PARITY,
+        ("norm before the token, not after", "(norms[:, 1:] / width)", "(norms[:, :-1] / width)"),
+        ("sum of squares, not their mean", "(norms[:, 1:] / width)", "(norms[:, 1:] / 1)"),
+        ("eps forgotten", ".add_(eps).rsqrt_()", ".rsqrt_()"),
+        ("second term of a product of two dropped", ".addcmul_(a[..., 1:], b[:, 1:])", ""),
+        ("x not decayed into the upper half",
+         "level.lower.view(*upper.shape[:2], 1, 1, -1), out=upper",
+         "torch.ones_like(level.lower).view(*upper.shape[:2], 1, 1, -1), out=upper"),
+        ("pull of the norm has the wrong sign", ".div_(-width)", ".div_(width)"),
+        ("pull of the norm not divided by the width", ".div_(-width)", ".neg_()"),
+        ("pull of the norm decays with a, not a^2", "squares = keep.square()", "squares = keep.clone()"),
+        ("pull of later norms decayed by the wrong token", "squares[:, t + 1], pull", "squares[:, t], pull"),
+        ("pull of later norms stops a token early",
+         "reversed(range(theta.shape[1] - 1))", "reversed(range(theta.shape[1] - 2))"),
+        ("pull of the norm not carried over chunks",
+         "    added.addcmul_((squares[:, 0] * pull[:, 0]).view(*states.shape[:3], 1), states)\n", ""),
+        ("diagonal of the second tile not halved", ".sum(-1, keepdim=True).div_(2))", ".sum(-1, keepdim=True))"),
+        ("second tile not symmetric", "tile[:, 1] + tile[:, 1].transpose(1, 2)", "tile[:, 1] * 2"),
+        ("tile not transposed for dx",
+         "torch.bmm(tile.flatten(1, 2).transpose(1, 2), pair)",
+         "torch.bmm(tile.transpose(2, 3).flatten(1, 2).transpose(1, 2), pair)"),
+        ("dx forgets the adjoint from the right", ".baddbmm_(write, leaving)", ""),
+        ("dx forgets the entering state", ".baddbmm_(rows[:, 1], entering)", ""),
+        ("dtheta forgets the state", "dtheta = (x_l - l_h)", "dtheta = x_l"),
+        ("dtheta forgets dy on h", "addcmul_(psi, dy_x - dy_h)", "addcmul_(psi, dy_x)"),
+        ("dtheta takes the norm after the token", "keep.mul_(norms[:, :-1])", "keep.mul_(norms[:, 1:])"),
+        ("theta left out of <h, x>", "((keep - theta) * x_h)", "(keep * x_h)"),
+        ("dphi forgets the token itself", "dphi = (keep * dy_h).addcmul_(theta, dy_x)", "dphi = (keep * dy_h)"),
+        ("<L, h> forgets the lower half's writes",
+         "            (level.write * lower.reshape(level.write.shape)).sum(1),\n",
+         "            torch.zeros_like(level.lower[:, 0]),\n"),
+        ("<L, h> forgets what the upper half injects",
+         "torch.addcmul((rows * inner.view(rows.shape)).sum(1), level",
+         "torch.addcmul(torch.zeros_like(parent[:, 0]), level"),
+        ("halves of <L, h> exchanged", "out=l_h[:, 0])", "out=l_h[:, 1])"),
+        ("<L, x> not decayed",
+         "torch.addcmul(injected, lower, level.upper.view(*lower.shape[:2], 1, 1, -1), out=lower)",
+         "torch.add(injected, lower, out=lower)"),
+    ),
+    *planted(
+        CHUNKED, CHUNKS,
+        ("gradient of the state in the state's place", "leaving[:, -1] = adjoint", "leaving[:, 0] = adjoint"),
+        ("segments forget the state",
+         "        if begin == 0:\n            state = source[chunks.starts[0][0], rows]",
+         "        if True:\n            state = source[chunks.starts[0][0], rows]"),
+        ("segments forget the adjoint", "if end == chunks.count:", "if True:"),
+        ("segments of the backward run forwards", "in reversed(chunks.segments()):", "in chunks.segments():"),
+        ("a row lost between segments", "range(0, self.rows, together)", "range(0, self.rows, together + 1)"),
+        ("states of the last segment cut off", "min(c + step, self.count)", "min(c + step, self.count - 1)"),
+    ),
+    *planted(
+        CHUNKED, f"{PARITY} {CHUNKS}",
+        ("last chunk of a length that does not divide T lost",
+         "-(-(end - begin) // length)", "max(1, (end - begin) // length)"),
+    ),
+    *planted(
+        CHUNKED, CHUNKS,
+        ("chunk of odd length not padded to a power of two",
+         "self.length, self.tile = length, 1 << (length - 1).bit_length()", "self.length, self.tile = length, length"),
+    ),
+    *planted(
+        CHUNKED, f"{LAWS} -k chunked",
+        ("strided inputs taken as views", "self.tile).contiguous()", "self.tile)"),
+    ),
+    *planted(
+        CHUNKED, PACKED,
+        ("absent tokens of packed sequences are read", ".masked_fill_((index < 0)[:, None], 0)", ""),
+        ("a packed sequence ends a token late", "p.masked_fill(p >= end, -1)", "p.masked_fill(p > end, -1)"),
+        ("next packed sequence goes on from the last",
+         "            if following is not None:\n                state.copy_(source[following])\n", ""),
+        ("packed sequences start in each other's state",
+         "zip(present, [*present[1:], None], strict=False)", "zip(present, [*present[:-1], None], strict=False)"),
+        ("adjoint crosses packed sequences",
+         "zip(present, [None, *present], strict=False)", "zip(present, [None] * len(present), strict=False)"),
+    ),
+    *planted(
+        CHUNKED, f"{PACKED} {CHUNKS}",
+        ("edges counted from the segment", "if begin + c in edges:", "if c in edges:"),
+    ),
+    *planted(
+        CHUNKED, PACKED,
+        ("final state overwritten as it is read", "_by_sequence(final.clone(), chunks)", "_by_sequence(final, chunks)"),
+    ),
+    *planted(
+        CHUNKED, f"{OPERATORS} {PACKED}",
+        ("places of chunks not needed left unwritten", "        v[:, chunks.count :] = 0  #", "        pass  #"),
+    ),
+    *planted(
+        CHUNKED, PARITY,
+        ("initial state ignored", "        final.copy_(initial_state)\n", "        final.zero_()\n"),
+        ("state never wider than float32", "dtype = torch.float64 if wide else torch.float32", "dtype = torch.float32"),
+    ),
+    *planted(
+        CHUNKED, OPERATORS,
+        ("theta written in the caller's place",
+         "reach, write, levels, w = 1 - theta, theta.clone(), [], 1",
+         "reach, write, levels, w = 1 - theta, theta, [], 1"),
+        ("everything saved for every token",
+         "sequences, chunks = batch, -(-tokens // length)", "sequences, chunks = batch, tokens"),
+        ("saved without gradients", "chunks if save else 0, *shape", "chunks, *shape"),
+        ("chunk of one token everywhere", "    return min(longest, ", "    return min(1, "),
+        ("autocast reaches inside", "enabled=False", "enabled=True"),
+    ),
+    *planted(
+        CHUNKED, PARITY,
+        ("gradient of the state in the wrong dtype", "dinitial.to(dtype) if dtype", "dinitial.half() if dtype"),
+    ),
+    *planted(
+        CHUNKED, OPERATORS,
+        ("no gradient of y alone", "    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal\n", ""),
+    ),
+    *planted(
+        CHUNKED, PARITY,
+        ("sparse weights in the wrong slots", ".scatter(-1, slots, v)", ".scatter(-1, slots.sort(-1).values, v)"),
+    ),
+    *planted(
+        LOOP, PARITY,
+        ("loop reads before it writes", "y = (read * state / rms)", "y = (read * (state - write * offer) / rms)"),
+    ),
+    *planted(
+        LOOP, f"{LAWS} -k loop",
+        ("loop adds without forgetting", "(1 - write) * state + write * offer", "state + write * offer"),
+    ),
+    *planted(
+        LOOP, PARITY,
+        ("loop forgets eps", "keepdim=True) + eps).sqrt()", "keepdim=True)).sqrt()"),
+    ),
+    *planted(
+        LOOP, f"{LAWS} -k loop",
+        ("loop norms over slots", "state.square().mean(-1, keepdim=True)", "state.square().mean(-2, keepdim=True)"),
+        ("sparse loop writes to the first slots",
+         "state[at], eps=eps)  # (4), (5), (6) on K rows\n    return y, state.index_put(at,",
+         "state[at], eps=eps)\n    return y, state.index_put((at[0], slots.sort(-1).values),"),
+        ("loop narrows float64",
+         "return state.to(torch.float64 if wide else torch.float32)", "return state.to(torch.float32)"),
+    ),
+    *planted(
+        LOOP, ERRORS,
+        ("loop takes any theta", "if not ((theta >= 0) & (theta <= 1) | theta.isnan()).all():", "if False:"),
+        ("loop takes a slot too many", "(slots >= num_slots)", "(slots > num_slots)"),
+        ("loop takes a slot twice", "if (slots.sort(-1).values.diff(dim=-1) == 0).any():", "if False:"),
+    ),
+    *planted(
+        INIT, STEPS,
+        ("step adds without forgetting",
+         "    state = torch.lerp(state, *_offer(theta, x, state))  # (4)\n",
+         "    state = state + torch.mul(*_offer(theta, x, state))  # (4)\n"),
+        ("step_ reads the old state",
+         "    state.lerp_(*_offer(theta, x, state))  # (4)\n    return _read(phi, x, state, eps), state\n",
+         "    y = _read(phi, x, state, eps)\n    state.lerp_(*_offer(theta, x, state))  # (4)\n    return y, state\n"),
+        ("step forgets eps", " / state.shape[-1] + eps).rsqrt()", " / state.shape[-1]).rsqrt()"),
+        ("step sums squares, no mean", ".square() / state.shape[-1] + eps", ".square() + eps"),
+        ("sparse_step_ makes a copy",
+         "return y, state.index_put_(at, touched)", "return y, state.index_put(at, touched)"),
+        ("sparse_step writes in place",
+         "return y, state.index_put(at, touched)", "return y, state.index_put_(at, touched)"),
+    ),
+    *planted(
+        CHECKS, ERRORS,
+        ("last slot refused", "(slots >= num_slots)", "(slots >= num_slots - 1)"),
+        ("slot out of range accepted", "(slots >= num_slots)", "(slots > num_slots)"),
+        ("slots compared in their own dtype", "    slots = slots.long()  # num_slots", "    # num_slots"),
+        ("only neighbours are duplicates", "slots.sort(-1).values.diff(dim=-1)", "slots.diff(dim=-1)"),
+        ("more slots per token than slots", "if slots_per_token > num_slots:", "if False:"),
+        ("cu_seqlens may fall", "values != sorted(values) or ", ""),
+        ("cu_seqlens may end early", " or values[-1] != total", ""),
+        ("cu_seqlens takes a batch", "if x.shape[0] != 1:", "if False:"),
+        ("eps may be 0", "if not value > 0:", "if value < 0:"),
+        ("half-precision states accepted", "if value.dtype not in (torch.float32, torch.float64):", "if False:"),
+        ("devices not compared", "if value.device != x.device:", "if False:"),
+    ),
+]
+# fmt: on
+
+
+def pytest(project: Path, tests: str) -> tuple[bool, str]:
+    """Whether the tests pass, and the first line that says what failed."""
+    command = [sys.executable, "-m", "pytest", "-x", "--no-header", "--tb=no", "-rfE", *tests.split()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project), "HYPOTHESIS_PROFILE": "mutants"}
+    run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+    lines = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return run.returncode == 0, lines[0].split(" - ")[0].split("::", 1)[-1] if lines else run.stdout[-300:]
+
+
+def copy() -> tempfile.TemporaryDirectory:
+    folder = tempfile.TemporaryDirectory(prefix="mutants-")
+    for room in ROOMS:
+        source, target = ROOT / room, Path(folder.name) / room
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return folder
+
+
+def plant(fault: Fault) -> tuple[str, str, float]:
+    """What became of the fault: "killed", "SURVIVED" or "NOT FOUND"; by which test; seconds."""
+    start = time.monotonic()
+    with copy() as folder:
+        path = Path(folder) / fault.file
+        text = path.read_text()
+        if text.count(fault.old) != 1:
+            return "NOT FOUND", f"old text occurs {text.count(fault.old)} times", 0.0
+        path.write_text(text.replace(fault.old, fault.new))
+        passed, what = pytest(Path(folder), fault.tests)
+    return ("SURVIVED", fault.tests, time.monotonic() - start) if passed else ("killed", what, time.monotonic() - start)
+
+
+def main() -> int:
+    faults = [f for f in FAULTS if all(word in f.name for word in sys.argv[1:])]
+    with ThreadPoolExecutor(2) as pool, copy() as folder:
+        clean = sorted({f.tests for f in faults})
+        for tests, (passed, what) in zip(clean, pool.map(lambda t: pytest(Path(folder), t), clean), strict=True):
+            if not passed:
+                print(f"Without a fault, {tests} must pass: {what}")
+                return 1
+        print(f"{'fault':<56} {'outcome':<9} {'s':>5}  by", flush=True)
+        outcomes = []
+        for fault, (outcome, by, seconds) in zip(faults, pool.map(plant, faults), strict=True):
+            print(f"{fault.name:<56} {outcome:<9} {seconds:5.1f}  {by}", flush=True)
+            outcomes.append(outcome)
+    killed = outcomes.count("killed")
+    print(f"{killed} of {len(faults)} faults killed")
+    return 0 if killed == len(faults) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
