@@ -143,27 +143,31 @@ def step_(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 
 
 
 def sparse_step(
-    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6
-) -> tuple[Tensor, Tensor]:
+    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, *,
+    eps: float = 1e-6, check_values: bool | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One token that touches K slots: theta, phi, slots [B, K], x [B, D], state [B, M, D] -> y [B, D], new state.
 
-    Slots that are not named come out bit for bit as they went in. Values of slots are checked on a CPU only.
+    Slots that are not named come out bit for bit as they went in. check_values as in sparse_factorization_memory.
     """
-    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps)
+    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps, check_values)
     return y, state.index_put(at, touched)
 
 
 def sparse_step_(
-    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6
-) -> tuple[Tensor, Tensor]:
+    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, *,
+    eps: float = 1e-6, check_values: bool | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`sparse_step` that writes K rows of `state` in place and returns it: 2 K D numbers moved, whatever M is."""
-    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps)
+    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps, check_values)
     return y, state.index_put_(at, touched)
 
 
-def _sparse_step(theta, phi, slots, x, state, eps) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+def _sparse_step(theta, phi, slots, x, state, eps, check_values) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     """y, the indices of the K rows and what they become."""
     _check_step(theta, phi, x, state, eps, slots)
+    if check_values or (check_values is None and not slots.is_cuda):
+        checks.slot_values(slots, state.shape[1])
     at = (torch.arange(len(state), device=state.device)[:, None], slots.long())
     touched = torch.lerp(state[at], *_offer(theta, x, state))  # (4) on K rows
     return _read(phi, x, touched, eps), at, touched
@@ -198,5 +202,3 @@ def _check_step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float
     checks.state("state", state, x, x.shape[0], theta.shape[-1] if slots is None else state.shape[1])
     if slots is not None:
         checks.slot_count(state.shape[1], slots.shape[-1])
-        if not slots.is_cuda:
-            checks.slot_values(slots, state.shape[1])

@@ -72,7 +72,7 @@ class RecurrentMixer(nn.Module):
 
 
 class FactorizationMemory(RecurrentMixer):
-    """The layer of arXiv 2511.00315 as docs/equations.md writes it.
+    """The layer of arXiv 2511.00315 around the memory of reference/factorization_memory.py.
 
         alpha = softmax(W_alpha x / tau)   eta, mu = sigmoid(W_eta x + b_eta), sigmoid(W_mu x + b_mu)
         theta, phi = eta alpha, mu alpha   y = memory(theta, phi, W_i x)   out = W_o (g * y)
@@ -172,7 +172,7 @@ class FactorizationMemory(RecurrentMixer):
         theta, phi, slots, offer = inputs
         if slots is None:
             return fast.step_(theta, phi, offer, memory, eps=self.eps)
-        return fast.sparse_step_(theta, phi, slots, offer, memory, eps=self.eps)
+        return fast.sparse_step_(theta, phi, slots, offer, memory, eps=self.eps, check_values=False)
 
     def _output(self, y: Tensor, z: Tensor) -> Tensor:
         if not self.sizes[-1]:
