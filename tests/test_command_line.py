@@ -171,6 +171,10 @@ def test_every_field_of_the_config_has_an_option():
     ],
 )
 def test_user_errors_are_one_line(capsys, tmp_path, monkeypatch, arguments, message):
+    def went_on(*_, **__):
+        raise AssertionError("the command went on")
+
+    monkeypatch.setattr(command_line, "train", went_on)
     monkeypatch.chdir(tmp_path)
     code, said = fails(capsys, *arguments)
     assert code == 2 and message in said
