@@ -221,7 +221,7 @@ def test_a_fault_of_ours_keeps_its_traceback(text, tmp_path, monkeypatch):
 
 
 def python_m_lm(*arguments, **options) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-m", "lm", *map(str, arguments)]
     root = Path(__file__).parents[1]
     return subprocess.Popen(
@@ -270,14 +270,21 @@ def test_demo_runs_twice_and_says_what_it_measured(text, tmp_path, monkeypatch, 
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("slots.png", "slot_use.png", "length.png"))
 
 
-def test_the_demo_fails_when_a_backend_is_wrong(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("fault", "caught"),
+    [
+        (lambda v: v + 1e-4 * v.detach(), {"float32", "float64"}),  # values
+        (lambda v: 1.01 * v - 0.01 * v.detach(), {"float32", "float64"}),  # gradients
+        (lambda v: v * float("nan"), {"float32", "float64", "bfloat16", "float16"}),
+    ],
+)
+def test_the_demo_fails_when_a_backend_is_wrong(monkeypatch, capsys, fault, caught):
     real = demo.fast.factorization_memory
     monkeypatch.setattr(demo, "SHAPE", {"B": 1, "T": 20, "M": 6, "K": 2, "D": 8})
-    monkeypatch.setattr(demo.fast, "factorization_memory", lambda *a, **k: [v * (1 + 1e-4) for v in real(*a, **k)])
+    monkeypatch.setattr(demo.fast, "factorization_memory", lambda *args, **kw: [fault(v) for v in real(*args, **kw)])
     rows = demo.check_backends()
-    wrong = {(row["form"], row["dtype"]) for row in rows if not row["passed"]}
-    assert wrong == {("dense", "float32"), ("dense", "float64")}
-    assert "outside tolerance" in capsys.readouterr().out
+    assert {(row["form"], row["dtype"]) for row in rows if not row["passed"]} == {("dense", dtype) for dtype in caught}
+    assert f"{len(caught)} of {len(rows)} outside tolerance" in capsys.readouterr().out
 
 
 def test_the_verdict_is_the_measured_one():

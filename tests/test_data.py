@@ -56,6 +56,7 @@ def test_the_hash_changes_with_any_name_or_byte_and_nothing_else(many):
     renamed = read_corpus(many).manifest_hash
     (many / "part1/one.txt").write_bytes(b"!")
     assert len({first, renamed, read_corpus(many).manifest_hash}) == 3
+    assert len({Corpus("x", [Document(path, b"same")]).manifest_hash for path in "ab"}) == 2
 
 
 def test_a_single_file_is_cut_in_order(tmp_path):

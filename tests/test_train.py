@@ -12,7 +12,7 @@ import torch
 
 from lm import checkpoint, train
 from lm.checkpoint import CheckpointError, checkpoints, latest, read_model, read_record
-from lm.data import Corpus, DataError, Document
+from lm.data import Corpus, DataError, Document, sample_batch
 from lm.model import Config, LanguageModel
 from lm.train import Diverged, Settings
 
@@ -197,6 +197,21 @@ def test_a_run_in_the_way_is_kept_unless_replaced(corpus, tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002"]
 
 
+def test_a_kill_while_replacing_leaves_no_half_a_checkpoint(corpus, tmp_path, monkeypatch):
+    def dying(folder):
+        (folder / "model.safetensors").unlink()
+        raise SystemExit("killed")
+
+    run(corpus, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", dying)
+        with pytest.raises(SystemExit, match="killed"):
+            run(corpus, tmp_path, overwrite=True)
+    with pytest.raises(CheckpointError, match="no checkpoint there"):
+        latest(tmp_path)
+    run(corpus, tmp_path)
+
+
 def test_another_text_cannot_be_resumed(corpus, tmp_path):
     run(corpus, tmp_path)
     with pytest.raises(CheckpointError, match=rf"trained on foxes \({corpus.manifest_hash}\), this is cats"):
@@ -238,13 +253,20 @@ def test_rate_rises_then_falls_to_a_tenth():
     assert rates[-1] == pytest.approx(0.1, abs=1e-4)
 
 
-def test_the_rate_that_is_used_is_the_schedule_times_lr(corpus, tmp_path, monkeypatch):
-    used, update = [], train.update
-    monkeypatch.setattr(
-        train, "update", lambda model, opt, *args: used.append(opt.param_groups[1]["lr"]) or update(model, opt, *args)
-    )
+def test_each_step_has_its_rate_and_its_batch(corpus, tmp_path, monkeypatch):
+    rates, batches, update = [], [], train.update
+
+    def noting(model, optimizer, windows, clip):
+        rates.append(optimizer.param_groups[1]["lr"])
+        batches.append(windows)
+        return update(model, optimizer, windows, clip)
+
+    monkeypatch.setattr(train, "update", noting)
     run(corpus, tmp_path)
-    assert used == pytest.approx([SETTINGS.lr * SETTINGS.rate(step) for step in range(6)])
+    assert rates == pytest.approx([SETTINGS.lr * SETTINGS.rate(step) for step in range(6)])
+    stream = corpus.stream("train")
+    for step, windows in enumerate(batches):
+        assert windows.equal(sample_batch(stream, 2, 16, SETTINGS.seed, step))
 
 
 @pytest.mark.parametrize(
