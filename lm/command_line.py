@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+import fast
 from lm import checkpoint, demo, plots
 from lm.checkpoint import CheckpointError
 from lm.data import SPLITS, Corpus, DataError, read_corpus, reference_lines
@@ -38,7 +39,7 @@ MODEL_OPTIONS = {
     "head-width": ("head_width", "width of a head", ("mamba2", "transformer")),
     "state-width": ("state_width", "state numbers per channel", ("mamba2",)),
 }
-CHOICES = {"mixer": MIXERS, "rates": ("token", "slot"), "backend": ("auto", "grouped", "chunked", "triton")}
+CHOICES = {"mixer": MIXERS, "rates": ("token", "slot"), "backend": ("auto", *fast.backends())}
 
 SETTINGS_OPTIONS = {
     "steps": "optimiser steps",
@@ -142,7 +143,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reset", action="store_true", help="also with the state emptied every training length")
     parser.add_argument("--per-file", type=_positive, default=8, help="most windows a file (default: %(default)s)")
     parser.add_argument("--out", help="folder for length.json and length.png (default: the first run's)")
-    _text_option(parser)
+    _text_option(parser, "what the first run was trained on")
     _device_option(parser)
 
 
@@ -157,8 +158,8 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     _device_option(parser)
 
 
-def _text_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--text", help="a file or folder of text (default: the standard library of this Python)")
+def _text_option(parser: argparse.ArgumentParser, default: str = "the standard library of this Python") -> None:
+    parser.add_argument("--text", help=f"a file or folder of text (default: {default})")
 
 
 def _device_option(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +219,8 @@ def _config(chosen: dict) -> Config:
     for option, (field, _, mixers) in MODEL_OPTIONS.items():
         if field in chosen and config.mixer not in mixers:
             raise ValueError(f"--{option} is for --mixer {' or '.join(mixers)}, not for {config.mixer}")
+    if reason := fast.backends().get(config.backend):
+        raise ValueError(f"--backend {config.backend} cannot run here: {reason}")
     if "gate" in chosen and config.mixer not in SLOTTED:
         raise ValueError(f"--no-gate is for --mixer {' or '.join(SLOTTED)}, not for {config.mixer}")
     return config

@@ -181,6 +181,12 @@ def test_user_errors_are_one_line(capsys, tmp_path, monkeypatch, arguments, mess
     assert not list(tmp_path.iterdir())
 
 
+def test_a_backend_that_cannot_run_says_why(capsys, monkeypatch):
+    monkeypatch.setattr(command_line.fast, "backends", lambda: {"chunked": "no torch on this abacus"})
+    code, said = fails(capsys, "train", "--backend", "chunked")
+    assert code == 2 and "--backend chunked cannot run here: no torch on this abacus" in said
+
+
 def test_errors_about_a_run_are_one_line(runs, text, tmp_path, capsys):
     run = runs / "fm-sparse"
     code, said = fails(capsys, "train", *SMALL, *SLOTS, "--text", text, "--out", run)
