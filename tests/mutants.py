@@ -150,10 +150,6 @@ FAULTS = [
         ("edges counted from the segment", "if begin + c in edges:", "if c in edges:"),
     ),
     *planted(
-        CHUNKED, PACKED,
-        ("final state overwritten as it is read", "_by_sequence(final.clone(), chunks)", "_by_sequence(final, chunks)"),
-    ),
-    *planted(
         CHUNKED, f"{OPERATORS} {PACKED}",
         ("places of chunks not needed left unwritten", "        v[:, chunks.count :] = 0  #", "        pass  #"),
     ),
@@ -171,7 +167,7 @@ FAULTS = [
          "sequences, chunks = batch, -(-tokens // length)", "sequences, chunks = batch, tokens"),
         ("saved without gradients", "chunks if save else 0, *shape", "chunks, *shape"),
         ("chunk of one token everywhere", "    return min(longest, ", "    return min(1, "),
-        ("autocast reaches inside", "enabled=False", "enabled=True"),
+        ("autocast reaches inside", "enabled=False", "enabled=torch.is_autocast_enabled(first.device.type)"),
     ),
     *planted(
         CHUNKED, PARITY,

@@ -194,6 +194,13 @@ def test_a_tensor_says_where_it_is_wrong():
         checks.slot_values(torch.tensor([[[0, 1]], [[1, 1]]]), 2)
 
 
+def test_a_duplicate_need_not_be_a_neighbour():
+    with pytest.raises(ValueError, match=re.escape("got [2, 0, 2] at [0, 0]")):
+        checks.slot_values(torch.tensor([[[2, 0, 2]]]), 3)
+    with pytest.raises(ValueError, match="slots must differ"):
+        reference.sparse_step(*torch.rand(2, 1, 3), torch.tensor([[2, 0, 2]]), torch.rand(1, D), torch.rand(1, 3, D))
+
+
 def test_the_loop_checks_shapes():
     legal = arguments("factorization_memory")
     for name in ("theta", "phi", "x"):
