@@ -223,9 +223,11 @@ def gradients(case: Case, way: Callable, on_y: Tensor, on_state: Tensor) -> dict
 def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
     """How large each result and gradient would be had nothing cancelled: the loop with every minus made a plus.
 
-    The unit that rounding errors come in. The fast forms take |h|^2 from inner products, right to a share of what
-    |h|^2 would be without cancellation, s^2; a slot's weight therefore grows by s^2 / (|h|^2 + eps D).
+    The unit that rounding errors come in. The fast forms take |h|^2 from inner products, right to some u of what
+    |h|^2 would be without cancellation, s^2. So a slot's weight grows by s^2 / (|h|^2 + eps D), where |h|^2 is the
+    least that may be left of it.
     """
+    unit = 8 * torch.finfo(case.start().dtype).eps
     case = case.double()
     dense = case.dense()
     h = dense.initial_state if dense.initial_state is not None else torch.zeros(case.state_shape()).double()
@@ -236,7 +238,7 @@ def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
         k, w = keep[:, t, :, None], write[:, t, :, None]
         h = (k * h + w * dense.x[:, t, None]).detach()
         s = (k[..., 0] * s + w[..., 0] * x[:, t, None].norm(dim=-1)).detach()
-        mean_square = h.square().mean(-1) + case.eps
+        mean_square = (h.square().sum(-1) - unit * s.square()).clamp(min=0) / h.shape[-1] + case.eps
         weight = (1 + s.square() / h.shape[-1] / mean_square) * mean_square.rsqrt()
         total = k * total + w * x[:, t, None]
         ys.append(((phi[:, t] * weight)[..., None] * total).sum(-2))

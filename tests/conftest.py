@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 import torch
 
-hypothesis.settings.register_profile("fast", max_examples=30, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("fast", max_examples=50, deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("long", max_examples=10_000, deadline=None)
 hypothesis.settings.register_profile(  # the first failure will do, it need not be made small
     "mutants", hypothesis.settings.get_profile("fast"), phases=[hypothesis.Phase.generate], report_multiple_bugs=False

@@ -179,6 +179,9 @@ def test_values_of_slots_are_looked_at_when_asked():
     slots = torch.zeros(B, T, K, dtype=torch.int64)
     refuses(ValueError, "^slots must differ", "sparse_factorization_memory", slots=slots, check_values=True)
     fast.sparse_factorization_memory(**arguments("sparse_factorization_memory") | {"slots": slots}, check_values=False)
+    for step in ("sparse_step", "sparse_step_"):
+        refuses(ValueError, "^slots must differ", step, slots=slots[:, 0], check_values=True)
+        getattr(fast, step)(**arguments(step) | {"slots": slots[:, 0]}, check_values=False)
 
 
 @pytest.mark.parametrize("function", WHOLE)

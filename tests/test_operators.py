@@ -85,6 +85,15 @@ def test_compiles_whole(form, backend, packed):
         assert torch.equal(got, want)
 
 
+def test_a_sparse_step_compiles_whole_if_it_need_not_look_at_slots():
+    (theta, phi, x, state), slots = inputs("sparse")
+    step = torch.compile(fast.sparse_step, fullgraph=True, backend="aot_eager")
+    theta, phi, x = (v[:, 0].detach() for v in (theta, phi, x))
+    arguments = theta, phi, slots[:, 0], x, state.detach()
+    for got, want in zip(step(*arguments, check_values=False), fast.sparse_step(*arguments), strict=True):
+        assert torch.equal(got, want)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, from inside its code generator
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiles_with_what_is_around_it():
