@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fast import checks
 
-SEGMENT_NUMBERS = 1 << 21  # states and tiles of one segment of chunks: its temporaries stay near the processor
+SEGMENT_NUMBERS = 1 << 22  # states and tiles of one segment of chunks: bounds its temporaries
 
 
 def factorization_memory(
