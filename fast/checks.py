@@ -73,6 +73,8 @@ def bounds(cu_seqlens: Tensor, total: int) -> list[int]:
 
 
 def positive(name: str, value: float) -> None:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")
 

@@ -93,6 +93,7 @@ def test_a_step_needs_a_state(state):
 @pytest.mark.parametrize("function", [*WHOLE, *STEPS])
 def test_eps(function, eps):
     refuses(ValueError, f"^eps must be positive, got {eps}", function, eps=eps)
+    refuses(TypeError, "^eps must be a number, got NoneType", function, eps=None)
 
 
 @pytest.mark.parametrize("function", WHOLE)
