@@ -109,8 +109,8 @@ def draw_lengths(
     for name, bits in (references or {}).items():
         axes.axhline(bits, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
         axes.annotate(
-            name, (1, bits), xytext=(-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            ha="right", fontsize=11,
+            name, (1, bits), xytext=(6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            va="center", fontsize=11,
         )  # fmt: skip
     if train_length in first.last[:-1]:
         border = first.last.index(train_length) + 0.5
