@@ -16,6 +16,11 @@ from torch import Tensor
 
 from fast import checks, chunked
 
+try:
+    from fast import triton_dense
+except ImportError:  # no triton: everything else works without it
+    triton_dense = None
+
 __all__ = [
     "backends",
     "factorization_memory",
@@ -27,13 +32,18 @@ __all__ = [
 ]
 
 
+DENSE_BACKENDS = ("auto", "chunked", "triton")
+SPARSE_BACKENDS = ("auto", "chunked")
+
+
 def backends() -> dict[str, str | None]:
     """Every backend by name: None if it can run here, else the reason why not.
 
     >>> backends()["chunked"] is None
     True
     """
-    return {"chunked": None}
+    no_triton = "triton is not installed" if triton_dense is None else triton_dense.why_not()
+    return {"chunked": None, "triton": no_triton}
 
 
 def factorization_memory(
@@ -72,8 +82,9 @@ def factorization_memory(
              [1.]]]), tensor([[[5.]]]))
     """
     checks.tokens(theta, phi, x)
-    _check_call(x, initial_state, theta.shape[-1], eps, backend, cu_seqlens)
-    return chunked.factorization_memory(theta, phi, x, initial_state, eps=eps, cu_seqlens=cu_seqlens)
+    _check_call(x, initial_state, theta.shape[-1], eps, backend, DENSE_BACKENDS, cu_seqlens)
+    form = _dense_form(backend, theta, phi, x, initial_state)
+    return form(theta, phi, x, initial_state, eps=eps, cu_seqlens=cu_seqlens)
 
 
 def sparse_factorization_memory(
@@ -113,7 +124,7 @@ def sparse_factorization_memory(
     """
     checks.tokens(theta, phi, x, slots)
     checks.slot_count(num_slots, theta.shape[-1])
-    _check_call(x, initial_state, num_slots, eps, backend, cu_seqlens)
+    _check_call(x, initial_state, num_slots, eps, backend, SPARSE_BACKENDS, cu_seqlens)
     if check_values is None:
         check_values = not slots.is_cuda
     return chunked.sparse_factorization_memory(
@@ -163,6 +174,21 @@ def sparse_step_(
     return y, state.index_put_(at, touched)
 
 
+def _dense_form(backend: str, *inputs: Tensor | None):
+    """The function that computes the dense form. The Triton kernels compute in float32 and run on a GPU."""
+    wide = any(v is not None and v.dtype == torch.float64 for v in inputs)
+    if backend == "auto":
+        fits = inputs[0].is_cuda and not wide and triton_dense is not None
+        backend = "triton" if fits else "chunked"
+    if backend == "chunked":
+        return chunked.factorization_memory
+    if reason := backends()["triton"]:
+        raise ValueError(f"backend 'triton' cannot run here: {reason}")
+    if wide:
+        raise TypeError("backend 'triton' needs float32 or half precision, got torch.float64")
+    return triton_dense.factorization_memory
+
+
 def _sparse_step(theta, phi, slots, x, state, eps, check_values) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     """y, the indices of the K rows and what they become."""
     _check_step(theta, phi, x, state, eps, slots)
@@ -184,10 +210,11 @@ def _read(phi: Tensor, x: Tensor, state: Tensor, eps: float) -> Tensor:
 
 
 def _check_call(
-    x: Tensor, initial_state: Tensor | None, num_slots: int, eps: float, backend: str, cu_seqlens: Tensor | None
-) -> None:
+    x: Tensor, initial_state: Tensor | None, num_slots: int, eps: float, backend: str, known: tuple[str, ...],
+    cu_seqlens: Tensor | None,
+) -> None:  # fmt: skip
     checks.positive("eps", eps)
-    checks.one_of("backend", backend, ("auto", *backends()))
+    checks.one_of("backend", backend, known)
     sequences = x.shape[0] if cu_seqlens is None else checks.packing(cu_seqlens, x)
     if initial_state is not None:
         checks.state("initial_state", initial_state, x, sequences, num_slots)

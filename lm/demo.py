@@ -89,7 +89,7 @@ def check_backends(device: str = "cpu") -> list[dict]:
             exact, _ = _timed(_loop(form), [v.double() if v.is_floating_point() else v for v in inputs], repeats=1)
             _, loop_seconds = _timed(_loop(form), inputs, repeats=1)
             for backend, reason in fast.backends().items():
-                if reason or (form, backend) == ("dense", "grouped"):
+                if reason or not _computes(backend, form, dtype, device):
                     continue
                 results, seconds = _timed(_fast(form, backend), inputs, repeats=5)
                 errors = [_relative(got, want) for got, want in zip(results, exact, strict=True)]
@@ -200,6 +200,13 @@ def _verdict(difference: Buckets, last: int) -> str:
     if difference.low[k] < 0 < difference.high[k]:
         return f"at {where}: no clear difference ({difference.low[k]:+.3f} to {difference.high[k]:+.3f})"
     return f"at {where}: {plots.NAMES[ahead]} is ahead of {plots.NAMES[behind]} by {low:.3f} to {high:.3f}"
+
+
+def _computes(backend: str, form: str, dtype: torch.dtype, device: str) -> bool:
+    """Whether there is anything to time: Triton's kernels are dense, know no float64, and a CPU interprets them."""
+    if backend == "triton":
+        return form == "dense" and dtype != torch.float64 and device != "cpu"
+    return (form, backend) != ("dense", "grouped")
 
 
 def _inputs(form: str, dtype: torch.dtype, device: str) -> list[Tensor]:
