@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("reference", "fast", "tests", "pyproject.toml")
-CHUNKED, LOOP, INIT, CHECKS = (
-    "fast/chunked.py", "reference/factorization_memory.py", "fast/__init__.py", "fast/checks.py"
+CHUNKED, LOOP, INIT, CHECKS, TRITON = (
+    "fast/chunked.py", "reference/factorization_memory.py", "fast/__init__.py", "fast/checks.py",
+    "fast/triton_dense.py",
 )  # fmt: skip
 
 LAWS, OPERATORS, NUMERICS, ERRORS = (f"tests/test_{name}.py" for name in ("laws", "operators", "numerics", "errors"))
@@ -25,6 +26,8 @@ PARITY = f"{LAWS}::test_equals_the_loop"
 CHUNKS = f"{LAWS}::test_neither_chunk_length_nor_segment_size_matters"
 PACKED = f"{LAWS}::test_packed_sequences_are_separate_sequences"
 STEPS = f"{LAWS}::test_decode_steps_are_a_prefill"
+KERNELS = "tests/test_triton.py"
+BLOCKS = f"{KERNELS}::test_more_slots_and_columns_than_a_block {KERNELS}::test_packed_sequences_are_separate_sequences"
 
 
 class Fault(NamedTuple):
@@ -236,6 +239,59 @@ FAULTS = [
         ("eps may be 0", "if not value > 0:", "if value < 0:"),
         ("half-precision states accepted", "if value.dtype not in (torch.float32, torch.float64):", "if False:"),
         ("devices not compared", "if value.device != x.device:", "if False:"),
+    ),
+    *planted(
+        TRITON, BLOCKS,
+        ("kernel: columns beyond the width are read",
+         "    mask = m_row[:, None] & (o_col < n_col)[None, :]\n    return",
+         "    mask = m_row[:, None] & (o_col <= n_col)[None, :]\n    return"),
+        ("kernel: stride of a row off by one", "o_row[:, None].to(tl.int64) * n_col + o_col[None, :], mask=mask, other",
+         "o_row[:, None].to(tl.int64) * (n_col + 1) + o_col[None, :], mask=mask, other"),
+        ("kernel: chunks reach into the next sequence",
+         "return o_t, o_t < tl.load(p_end + i_c)",
+         "return o_t, o_t >= 0"),
+        ("kernel: next token's decay taken from this one",
+         "1.0 - _load(p_theta, o_t + 1, m_next", "1.0 - _load(p_theta, o_t, m_next"),
+        ("kernel: decay reaches beyond the chunk's end",
+         "m_next = (o_t + 1 < tl.load(p_end + i_c)) & m_t", "m_next = m_t"),
+        ("kernel: keep does not restart in every half", "tl.where(last, 1.0, b_next)", "b_next"),
+        ("kernel: reach and keep on the wrong halves",
+         "        tl.where(above, tl.reshape(reach, (BT, BM)), 0.0),",
+         "        tl.where(above, 0.0, tl.reshape(reach, (BT, BM))),"),
+        ("kernel: total of the wrong half",
+         "_segment_sum(tl.where(above, 0.0, ends)",
+         "_segment_sum(tl.where(above, ends, 0.0)"),
+        ("kernel: pairs of different blocks mixed",
+         "b_same = tl.where(_same_block(BT >> i, BT), b_tile, 0.0)", "b_same = b_tile"),
+        ("kernel: state not squared in its norm", "b_square += tl.sum(b_h * b_h, 1)", "b_square += tl.sum(b_h, 1)"),
+        ("kernel: last block of columns forgotten",
+         "b_gram = tl.zeros((BT, BT), tl.float32)\n    for i_d in range(0, tl.cdiv(D, BD)):",
+         "b_gram = tl.zeros((BT, BT), tl.float32)\n    for i_d in range(0, D // BD):"),
+        ("kernel: last block of slots forgotten",
+         "    for i_m in range(0, tl.cdiv(M, BM)):\n        o_m = i_m * BM + tl.arange(0, BM)\n        b_reach",
+         "    for i_m in range(0, M // BM):\n        o_m = i_m * BM + tl.arange(0, BM)\n        b_reach"),
+        ("kernel: decay of |h|^2 not squared", "(b_keep * b_keep, b_gain)", "(b_keep, b_gain)"),
+        ("kernel: cross term of |h|^2 halved", "2.0 * b_keep * b_inner", "b_keep * b_inner"),
+        ("kernel: diagonal of B counted twice",
+         "    if SYMMETRIC:\n        b_tile += tl.trans(b_tile)\n",
+         "    if SYMMETRIC:\n        b_tile += b_tile\n"),
+        ("kernel: read without decay",
+         "_load(p_psi, o_t, m_t, o_m, M) * b_reach, b_h",
+         "_load(p_psi, o_t, m_t, o_m, M), b_h"),
+        ("kernel: A not transposed for dx", "tl.dot(tl.trans(b_tile), _load(p_dy", "tl.dot(b_tile, _load(p_dy"),
+        ("kernel: N runs forwards", ", 0, _linear, reverse=True)", ", 0, _linear)"),
+        ("kernel: norm's pull on the state forgotten", "b_radial[:, None] * _load(p_states", "0.0 * _load(p_states"),
+        ("kernel: chunks of the adjoint in forward order",
+         "i_c = (after - 1 - i).to(tl.int64)",
+         "i_c = (first + i).to(tl.int64)"),
+        ("kernel: norm before the token is that after it", "_load(p_norm - M, o_t", "_load(p_norm, o_t"),
+        ("kernel: norm before the chunk forgotten",
+         "    b_before = tl.where((o == 0)[:, None], b_norm0[None, :], b_before)\n", ""),
+        ("kernel: dy and x swapped in what is injected",
+         "tl.dot(tl.trans(b_cross_w), b_p", "tl.dot(tl.trans(b_gram_w), b_p"),
+        ("kernel: state in half precision",
+         "b_h = b_total[:, None] * b_h + tl.dot(",
+         "b_h = b_total[:, None] * b_h.to(tl.float16).to(tl.float32) + tl.dot("),
     ),
 ]
 # fmt: on
