@@ -1,0 +1,36 @@
+"""What the pages say of the code is so: links lead somewhere, quoted lines stand where they are said to."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\[(?P<text>[^\]]*(?:\][^\](]+)*)\]\((?P<target>[^)#]+)(?P<anchor>#[^)]*)?\)")
+QUOTE = re.compile(r"\[`(?P<code>[^`]+)`\]\((?P<target>[^)]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = [m["target"] for m in LINK.finditer(page.read_text()) if "://" not in m["target"]]
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing, missing
+
+
+def quotes() -> list[tuple[str, str]]:
+    return [(m["code"], m["target"]) for m in QUOTE.finditer((ROOT / "docs" / "equations.md").read_text())]
+
+
+@pytest.mark.parametrize("code, target", quotes())
+def test_equations_quote_the_code(code, target):
+    text = (ROOT / "docs" / target).read_text()
+    wanted = f"def {code}(" if code.startswith("test_") else code
+    assert wanted in text, f"{target} no longer holds {code!r}"
+
+
+def test_every_equation_of_the_loop_is_in_the_table():
+    lines = (ROOT / "reference" / "factorization_memory.py").read_text().splitlines()
+    marked = [line.split("  # (")[0].strip() for line in lines if re.search(r"  # \(\d\)$", line)]
+    quoted = [code for code, _ in quotes()]
+    assert marked and all(line in quoted for line in marked), set(marked) - set(quoted)
