@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-long mutants bench lint
+.PHONY: demo test test-long mutants bench gpu lint
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -20,6 +20,9 @@ mutants: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench.py
+
+gpu: $(READY)
+	$(BIN)/python tests/gpu.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
