@@ -17,9 +17,9 @@ from torch import Tensor
 from fast import checks, chunked
 
 try:
-    from fast import triton_dense
+    from fast import triton_dense, triton_step
 except ImportError:  # no triton: everything else works without it
-    triton_dense = None
+    triton_dense = triton_step = None
 
 __all__ = [
     "backends",
@@ -142,6 +142,8 @@ def step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1
              [1., 3.]]]))
     """
     _check_step(theta, phi, x, state, eps)
+    if _is_one_kernel(theta, phi, x, state):
+        return triton_step.step(theta, phi, x, state, eps=eps)
     state = torch.lerp(state, *_offer(theta, x, state))  # (4)
     return _read(phi, x, state, eps), state
 
@@ -149,6 +151,8 @@ def step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1
 def step_(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """`step` that writes the new state into `state` and returns it."""
     _check_step(theta, phi, x, state, eps)
+    if _is_one_kernel(theta, phi, x, state):
+        return triton_step.step_(theta, phi, x, state, eps=eps)
     state.lerp_(*_offer(theta, x, state))  # (4)
     return _read(phi, x, state, eps), state
 
@@ -161,7 +165,10 @@ def sparse_step(
 
     Slots that are not named come out bit for bit as they went in. check_values as in sparse_factorization_memory.
     """
-    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps, check_values)
+    _check_sparse_step(theta, phi, slots, x, state, eps, check_values)
+    if _is_one_kernel(theta, phi, x, state):
+        return triton_step.sparse_step(theta, phi, slots, x, state, eps=eps)
+    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps)
     return y, state.index_put(at, touched)
 
 
@@ -170,7 +177,10 @@ def sparse_step_(
     eps: float = 1e-6, check_values: bool | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`sparse_step` that writes K rows of `state` in place and returns it: 2 K D numbers moved, whatever M is."""
-    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps, check_values)
+    _check_sparse_step(theta, phi, slots, x, state, eps, check_values)
+    if _is_one_kernel(theta, phi, x, state):
+        return triton_step.sparse_step_(theta, phi, slots, x, state, eps=eps)
+    y, at, touched = _sparse_step(theta, phi, slots, x, state, eps)
     return y, state.index_put_(at, touched)
 
 
@@ -189,11 +199,15 @@ def _dense_form(backend: str, *inputs: Tensor | None):
     return triton_dense.factorization_memory
 
 
-def _sparse_step(theta, phi, slots, x, state, eps, check_values) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+def _is_one_kernel(*inputs: Tensor) -> bool:
+    """Whether Triton makes this step: on a GPU, in float32 (the state comes last), where no gradient is asked for."""
+    state = inputs[-1]
+    differentiate = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
+    return triton_step is not None and state.is_cuda and state.dtype == torch.float32 and not differentiate
+
+
+def _sparse_step(theta, phi, slots, x, state, eps) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     """y, the indices of the K rows and what they become."""
-    _check_step(theta, phi, x, state, eps, slots)
-    if check_values or (check_values is None and not slots.is_cuda):
-        checks.slot_values(slots, state.shape[1])
     at = (torch.arange(len(state), device=state.device)[:, None], slots.long())
     touched = torch.lerp(state[at], *_offer(theta, x, state))  # (4) on K rows
     return _read(phi, x, touched, eps), at, touched
@@ -229,3 +243,9 @@ def _check_step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float
     checks.state("state", state, x, x.shape[0], theta.shape[-1] if slots is None else state.shape[1])
     if slots is not None:
         checks.slot_count(state.shape[1], slots.shape[-1])
+
+
+def _check_sparse_step(theta, phi, slots, x, state, eps, check_values) -> None:
+    _check_step(theta, phi, x, state, eps, slots)
+    if check_values or (check_values is None and not slots.is_cuda):
+        checks.slot_values(slots, state.shape[1])
