@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-long mutants bench gpu lint
+.PHONY: demo test test-long mutants bench gpu kernels lint
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -23,6 +23,9 @@ bench: $(READY)
 
 gpu: $(READY)
 	$(BIN)/python tests/gpu.py
+
+kernels: $(READY)
+	$(BIN)/python tests/kernels.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,46 @@
+"""The Triton kernels as a GPU would run them: compiled here, without one."""
+
+import json
+import subprocess
+import sys
+
+import kernels
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+
+def test_kernels_compile_fit_and_do_not_spill(monkeypatch, tmp_path):
+    """In a process of its own, since this one may hold kernels made for the interpreter; from an empty cache."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    run = subprocess.run([sys.executable, kernels.__file__, "--quick"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_table_knows_every_build():
+    """`make kernels` writes it anew after a kernel, a configuration or a target has come or gone."""
+
+    def key(row):
+        return tuple(row[name] for name in ("module", "kernel", "configuration", "variant", "default", "target"))
+
+    rows = json.loads(kernels.RESULTS.read_text())["rows"]
+    builds = {key(build._asdict() | {"target": target}) for build in kernels.all_builds() for target in kernels.TARGETS}
+    assert {key(row) for row in rows} == builds
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"error": "ValueError: no"}, "does not compile"),
+        ({"shared": kernels.TARGETS["sm_90"].shared + 1}, "shared memory"),
+        ({"shared": 99 << 10, "target": "gfx942"}, "shared memory"),
+        ({"spilled": 8}, "spills 8 bytes"),
+        ({"spilled": 8, "target": "sm_80"}, None),
+        ({"spilled": 8, "default": False}, None),
+        ({"shared": kernels.TARGETS["sm_90"].shared}, None),
+    ],
+)
+def test_what_counts_as_a_problem(changes, says):
+    row = {"kernel": "gram_kernel", "configuration": "16", "variant": "ieee", "target": "sm_90", "default": True}
+    found = kernels.problem(row | {"registers": 32, "spilled": 0, "shared": 99 << 10} | changes)
+    assert found is None if says is None else says in found
