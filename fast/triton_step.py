@@ -29,7 +29,7 @@ def step_kernel(
 
     A slot outside the state is left alone and turns y into NaN: nobody has looked at the slots of a GPU.
     """
-    i_g, i_b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
     o_d = tl.arange(0, BD)
     m_d = o_d < D
     b_x = tl.load(p_x + i_b * D + o_d, mask=m_d, other=0.0).to(tl.float32)
@@ -51,14 +51,14 @@ def step_kernel(
         b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
         b_psi = tl.where(m_k & ~inside, float("nan"), b_psi)
         b_y += tl.sum(b_psi[:, None] * b_h, 0)  # (6)
-    p_share = p_shares + (i_b * tl.num_programs(0) + i_g) * D
+    p_share = p_shares + (i_b * tl.num_programs(1) + i_g) * D
     tl.store(p_share + o_d, b_y.to(p_shares.dtype.element_ty), mask=m_d)
 
 
 @triton.jit
 def merge_kernel(p_shares, p_y, groups, D, BS: tl.constexpr, BD: tl.constexpr):
     """Owns BD columns of one sequence's y. Reads the shares of all its groups, BS at a time; writes their sum."""
-    o_d, i_b = tl.program_id(0) * BD + tl.arange(0, BD), tl.program_id(1).to(tl.int64)
+    i_b, o_d = tl.program_id(0).to(tl.int64), tl.program_id(1) * BD + tl.arange(0, BD)
     m_d = o_d < D
     b_y = tl.zeros((BD,), tl.float32)
     for i in range(0, groups, BS):
@@ -86,7 +86,7 @@ class Blocks(NamedTuple):
 
 
 DEFAULT = Blocks(8, 8192, 8)  # 8 slots: the shares of y add an eighth to what is moved
-CONFIGURATIONS = (DEFAULT, Blocks(4, 4096, 4), Blocks(16, 16384, 8), Blocks(32, 16384, 8))
+CONFIGURATIONS = (DEFAULT, Blocks(4, 4096, 4), Blocks(16, 4096, 8), Blocks(32, 16384, 8))
 MERGE = {"BS": 16, "BD": 64}
 
 
@@ -131,12 +131,12 @@ def _run(theta, phi, slots, x, before, after, eps, blocks) -> Tensor:
     groups = triton.cdiv(K, constants["BG"])
     shares = y if groups == 1 else x.new_empty(B, groups, D, dtype=torch.float32)
     with torch.cuda.device_of(x):
-        step_kernel[(groups, B)](
+        step_kernel[(B, groups)](
             theta, phi, slots, x, before, after, shares, *before.stride(), K, before.shape[1], D, eps,
             **constants, SPARSE=slots is not None, num_warps=blocks.warps,
         )  # fmt: skip
         if groups > 1:
-            merge_kernel[(triton.cdiv(D, MERGE["BD"]), B)](shares, y, groups, D, **MERGE)
+            merge_kernel[(B, triton.cdiv(D, MERGE["BD"]))](shares, y, groups, D, **MERGE)
     return y
 
 

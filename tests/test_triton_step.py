@@ -123,6 +123,35 @@ def test_slots_not_named_keep_their_bits(form, data):
     assert not y.isnan().any()
 
 
+@on_every_form
+def test_more_groups_and_columns_than_merge_takes_at_once(form):
+    arguments = ordinary(form, B=2, M=43, K=39, D=70)
+    want = exactly(form, arguments, 1e-6)[:2]
+    for got, exact in zip(
+        getattr(triton_step, form)(*arguments, blocks=triton_step.Blocks(2, 70, 1)), want, strict=True
+    ):
+        assert (got.cpu() - exact).norm() <= 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("far", [0, 1, 2], ids=["sequences", "slots", "columns"])
+@pytest.mark.parametrize("form", ["step_", "sparse_step_"])
+def test_offsets_beyond_two_to_the_31(form, far, tmp_path):
+    """Three apart by 2^30 numbers, in a file with holes: hardly any of it is touched."""
+    *others, state = ordinary(form, B=3, M=3, K=3, D=3)
+    strides = [9, 3, 1]
+    strides[far] = 2**30
+    numbers = 2**31 + 27
+    if DEVICE == "cuda":
+        store = torch.zeros(numbers, device=DEVICE)
+    else:
+        store = torch.from_file(str(tmp_path / "store"), shared=True, size=numbers, dtype=torch.float32)
+        (tmp_path / "store").unlink()  # while it is mapped it exists
+    inside = store.as_strided(state.shape, strides).copy_(state)
+    y, _ = getattr(triton_step, form)(*others, inside)
+    want_y, want = getattr(triton_step, form)(*others, state)
+    assert torch.equal(y, want_y) and torch.equal(inside, want)
+
+
 @pytest.mark.parametrize("form", ["step_", "sparse_step_"])
 def test_in_place_means_the_same_memory(form):
     """A state inside a larger one, with others beside it: written where it lies, and nowhere else."""
