@@ -105,7 +105,8 @@ def sparse_factorization_memory(
     Args:
         theta, phi: write and read weights [B, T, K] of the slots named.
         slots: integers [B, T, K] in [0, num_slots), all different within one token.
-        x, initial_state, eps, backend, cu_seqlens: as in `factorization_memory`.
+        x, initial_state, eps, cu_seqlens: as in `factorization_memory`.
+        backend: "auto" or "chunked".
         check_values: whether to look into slots for values out of range and duplicates. By default on a CPU only:
             elsewhere the look would wait for the device.
 
