@@ -11,15 +11,17 @@ float16, strided or expanded, and are never changed. The state is float32, or fl
 dtype of x. theta outside [0, 1] is the caller's fault: the result is whatever the formula gives.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from fast import checks, chunked
+from fast import checks, chunked, sparse
 
 try:
-    from fast import triton_dense, triton_step
+    from fast import triton_dense, triton_sparse, triton_step
 except ImportError:  # no triton: everything else works without it
-    triton_dense = triton_step = None
+    triton_dense = triton_sparse = triton_step = None
 
 __all__ = [
     "backends",
@@ -33,7 +35,7 @@ __all__ = [
 
 
 DENSE_BACKENDS = ("auto", "chunked", "triton")
-SPARSE_BACKENDS = ("auto", "chunked")
+SPARSE_BACKENDS = ("auto", "grouped", "chunked", "triton")
 
 
 def backends() -> dict[str, str | None]:
@@ -43,7 +45,7 @@ def backends() -> dict[str, str | None]:
     True
     """
     no_triton = "triton is not installed" if triton_dense is None else triton_dense.why_not()
-    return {"chunked": None, "triton": no_triton}
+    return {"chunked": None, "grouped": None, "triton": no_triton}
 
 
 def factorization_memory(
@@ -106,7 +108,8 @@ def sparse_factorization_memory(
         theta, phi: write and read weights [B, T, K] of the slots named.
         slots: integers [B, T, K] in [0, num_slots), all different within one token.
         x, initial_state, eps, cu_seqlens: as in `factorization_memory`.
-        backend: "auto" or "chunked".
+        backend: "auto" or a name from `backends()`: "grouped" and "triton" do work for K slots per token,
+            whatever M is, "chunked" for M. With "grouped" a NaN in x may reach any token of its row.
         check_values: whether to look into slots for values out of range and duplicates. By default on a CPU only:
             elsewhere the look would wait for the device.
 
@@ -119,7 +122,7 @@ def sparse_factorization_memory(
     >>> one = torch.ones(1, 2, 1)
     >>> x = torch.tensor([[[3.0, 3.0], [5.0, -5.0]]])
     >>> y, state = sparse_factorization_memory(one, one, torch.tensor([[[7], [2]]]), x, num_slots=9, eps=1e-12)
-    >>> y, state[0, 7]
+    >>> y.round(decimals=3), state[0, 7]
     (tensor([[[ 1.,  1.],
              [ 1., -1.]]]), tensor([3., 3.]))
     """
@@ -128,7 +131,8 @@ def sparse_factorization_memory(
     _check_call(x, initial_state, num_slots, eps, backend, SPARSE_BACKENDS, cu_seqlens)
     if check_values is None:
         check_values = not slots.is_cuda
-    return chunked.sparse_factorization_memory(
+    form = _sparse_form(backend, slots.shape[-1], num_slots, theta, phi, x, initial_state)
+    return form(
         theta, phi, slots, x, num_slots, initial_state, eps=eps, cu_seqlens=cu_seqlens, check_values=check_values
     )
 
@@ -186,18 +190,45 @@ def sparse_step_(
 
 
 def _dense_form(backend: str, *inputs: Tensor | None):
-    """The function that computes the dense form. The Triton kernels compute in float32 and run on a GPU."""
-    wide = any(v is not None and v.dtype == torch.float64 for v in inputs)
+    """The function that computes the dense form."""
     if backend == "auto":
-        fits = inputs[0].is_cuda and not wide and triton_dense is not None
-        backend = "triton" if fits else "chunked"
+        backend = "triton" if _suits_triton(*inputs) else "chunked"
     if backend == "chunked":
         return chunked.factorization_memory
+    _check_triton(*inputs)
+    return triton_dense.factorization_memory
+
+
+def _sparse_form(backend: str, slots_per_token: int, num_slots: int, *inputs: Tensor | None):
+    """The function that computes the sparse form. From some share of the slots on, the dense form is faster."""
+    if backend == "auto":
+        on_gpu = _suits_triton(*inputs)
+        if sparse.is_cheaper(slots_per_token, num_slots):
+            backend = "triton" if on_gpu else "grouped"
+        elif on_gpu:
+            return partial(chunked.over_zeros, triton_dense.factorization_memory)
+        else:
+            backend = "chunked"
+    if backend == "triton":
+        _check_triton(*inputs)
+        return triton_sparse.sparse_factorization_memory
+    return {"grouped": sparse, "chunked": chunked}[backend].sparse_factorization_memory
+
+
+def _suits_triton(*inputs: Tensor | None) -> bool:
+    """Whether "auto" takes Triton: on a GPU, where float32 is enough."""
+    return triton_dense is not None and inputs[0].is_cuda and not _is_wide(*inputs)
+
+
+def _check_triton(*inputs: Tensor | None) -> None:
     if reason := backends()["triton"]:
         raise ValueError(f"backend 'triton' cannot run here: {reason}")
-    if wide:
+    if _is_wide(*inputs):
         raise TypeError("backend 'triton' needs float32 or half precision, got torch.float64")
-    return triton_dense.factorization_memory
+
+
+def _is_wide(*inputs: Tensor | None) -> bool:
+    return any(v is not None and v.dtype == torch.float64 for v in inputs)
 
 
 def _is_one_kernel(*inputs: Tensor) -> bool:

@@ -18,7 +18,7 @@ width.    tokens [g, C, .]   theta, phi [g, C, M]   states [r, n, M, D]   inner 
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -68,10 +68,20 @@ def sparse_factorization_memory(
     chunk_length: int | None = None,
     check_values: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The sparse form as the dense one with zeros: right for any K, no cheaper than K = M."""
+    """The sparse form as the dense one over zeros: right for any K, no cheaper than K = M."""
+    dense = partial(factorization_memory, chunk_length=chunk_length)
+    inputs = theta, phi, slots, x, num_slots, initial_state
+    return over_zeros(dense, *inputs, eps=eps, cu_seqlens=cu_seqlens, check_values=check_values)
+
+
+def over_zeros(
+    dense: Callable, theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, num_slots: int,
+    initial_state: Tensor | None, *, check_values: bool, **options,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The sparse form by a function that computes the dense one."""
     slots = _checked_slots(slots, num_slots, check_values)
-    dense = (v.new_zeros(*x.shape[:2], num_slots).scatter(-1, slots, v) for v in (theta, phi))
-    return factorization_memory(*dense, x, initial_state, eps=eps, cu_seqlens=cu_seqlens, chunk_length=chunk_length)
+    theta, phi = (v.new_zeros(*x.shape[:2], num_slots).scatter(-1, slots, v) for v in (theta, phi))
+    return dense(theta, phi, x, initial_state, **options)
 
 
 @torch.library.custom_op("factorization_memory::checked_slots", mutates_args=())

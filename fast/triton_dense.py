@@ -18,6 +18,8 @@ chunks first[s] .. first[s + 1]. Everything inside is float32, whatever the inpu
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -271,10 +273,10 @@ def pull_kernel(
         b_f += tl.dot(_load(p_dy, o_t, m_t, o_d, D), tl.trans(b_h), input_precision=PRECISION)
     _store(p_f, b_f, o_t, m_t, o_m, M)
 
+    b_inverse = 1.0 / tl.sqrt(_load(p_norm, o_t, m_t, o_m, M) / D + eps)
     b_theta, b_keep, b_next = _decays(p_theta, p_end, i_c, o_t, m_t, o_m, M)
     b_cross = _load_tile(p_cross, i_c, BT)
     b_f = _times_decay(b_theta, b_keep, b_next, b_cross, b_f, BT, BM, PRECISION, LEVELS)
-    b_inverse = 1.0 / tl.sqrt(_load(p_norm, o_t, m_t, o_m, M) / D + eps)
     b_dphi = (b_keep * b_f + b_theta * _diagonal(b_cross, BT)) * b_inverse
     _store(p_dphi, b_dphi, o_t, m_t, o_m, M)
     b_pull = -b_dphi * _load(p_psi, o_t, m_t, o_m, M) * b_inverse / D
@@ -394,8 +396,8 @@ class Blocks(NamedTuple):
     warps: int
 
 
-DEFAULT = Blocks(16, 16, 64, 8)  # no kernel spills on an H100, ieee or tf32: docs/kernels.md, section 6
-CONFIGURATIONS = (DEFAULT, Blocks(32, 16, 32, 8), Blocks(32, 16, 64, 4), Blocks(64, 16, 32, 8))
+DEFAULT = Blocks(32, 16, 32, 8)  # fits any card, no kernel spills on an H100: docs/kernels.md, section 6
+CONFIGURATIONS = (DEFAULT, Blocks(16, 16, 64, 8), Blocks(32, 16, 64, 4), Blocks(64, 16, 32, 8))
 
 
 def why_not() -> str | None:
@@ -414,16 +416,38 @@ def factorization_memory(
     eps: float = 1e-6,
     cu_seqlens: Tensor | None = None,
     blocks: Blocks = DEFAULT,
-    precision: str = "ieee",
+    precision: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """What `fast.factorization_memory` does with backend="triton", without its checks.
 
-    precision: how a GPU multiplies float32 matrices, "ieee" or "tf32" (10 bits of mantissa, faster).
+    precision: how a GPU multiplies float32 matrices, "ieee" or "tf32" (10 bits of mantissa, faster). "auto" is "tf32"
+    for half-precision x, which has no more bits itself; else what torch.set_float32_matmul_precision says.
     """
     inputs = (theta, phi, x, initial_state)
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
     y, final_state, *_ = _forward_op(*inputs, cu_seqlens, eps, precision, save, *blocks)
     return y, final_state
+
+
+def fastest(theta: Tensor, phi: Tensor, x: Tensor, measure: Callable = triton.testing.do_bench) -> Blocks:
+    """The configuration in which forward and backward of such inputs take least time on this GPU.
+
+    measure(f) runs f and returns its time. A configuration that needs more shared memory than the GPU has is passed
+    over; DEFAULT fits every card.
+    """
+    leaves = [v.detach().requires_grad_() for v in (theta, phi, x)]
+
+    def both(blocks: Blocks) -> None:
+        y, _ = factorization_memory(*leaves, blocks=blocks)
+        torch.autograd.grad(y, leaves, torch.ones_like(y))
+
+    times = {}
+    for blocks in CONFIGURATIONS:
+        try:
+            times[blocks] = measure(partial(both, blocks))
+        except triton.OutOfResources:
+            continue
+    return min(times, key=times.get)
 
 
 class _Chunks(NamedTuple):
@@ -456,6 +480,14 @@ def _launch(kernel, grid: tuple[int, ...], *args, warps: int, **constants) -> No
     """An empty grid is legal here, though not in Triton."""
     if all(grid):
         kernel[grid](*args, **{n: v for n, v in constants.items() if n in kernel.arg_names}, num_warps=warps)
+
+
+def _precision(asked: str, x: Tensor) -> str:
+    """Asked inside the operators: torch.compile cannot trace the question."""
+    if asked != "auto":
+        return asked
+    exact = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    return "ieee" if exact else "tf32"
 
 
 def _constants(blocks: Blocks, precision: str) -> dict:
@@ -495,7 +527,7 @@ def _forward_op(
     initial = torch.zeros_like(final) if initial_state is None else initial_state.float().contiguous()
     (sequences, M, D), chunks = final.shape, len(states)
     begin, end, first = _chunks(x, cu_seqlens, bt)
-    c = _constants(Blocks(bt, bm, bd, warps), precision)
+    c = _constants(Blocks(bt, bm, bd, warps), _precision(precision, x))
     by_slot, by_width = triton.cdiv(M, bm), triton.cdiv(D, bd)
     _launch(gram_kernel, (chunks,), x, x, gram, begin, end, D, **c)
     _launch(
@@ -521,7 +553,7 @@ def _backward_op(
     cross, twin, adjoint = torch.empty_like(gram), torch.empty_like(gram), torch.empty_like(states)
     f, pull, nu, radial = torch.empty_like(psi), torch.empty_like(psi), torch.empty_like(psi), torch.empty_like(norm0)
     begin, end, _ = at = _chunks(x, cu_seqlens, bt)
-    c = _constants(Blocks(bt, bm, bd, warps), precision)
+    c = _constants(Blocks(bt, bm, bd, warps), _precision(precision, x))
     by_slot, by_width = triton.cdiv(M, bm), triton.cdiv(D, bd)
     _launch(gram_kernel, (chunks,), dy, x, cross, begin, end, D, **c)
     _launch(pull_kernel, (by_slot, chunks), theta, dy, states, cross, norm, psi, dphi, f, pull, nu, radial, begin, end,

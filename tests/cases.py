@@ -175,8 +175,25 @@ def loop(case: Case) -> tuple[Tensor, Tensor]:
     return case.call(reference)
 
 
-def whole(backend: str) -> Callable[[Case], tuple[Tensor, Tensor]]:
-    return loop if backend == "loop" else lambda case: case.call(fast, backend=backend)
+def whole(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A whole sequence in one call."""
+    return loop if backend == "loop" else lambda case, **options: case.call(fast, backend=backend, **options)
+
+
+def steps(step: Callable) -> Callable[[Case], tuple[Tensor, Tensor]]:
+    """A call of step for every token; if its name says so, it writes into the state."""
+
+    def way(case):
+        state, ys = case.start().clone(), []
+        for t in range(case.x.shape[1]):
+            weights = (case.theta[:, t], case.phi[:, t]) + (() if case.slots is None else (case.slots[:, t],))
+            before = state
+            y, state = step(*weights, case.x[:, t], state, eps=case.eps)
+            assert (state is before) == step.__name__.endswith("_")
+            ys.append(y)
+        return torch.stack(ys, 1) if ys else case.x, state
+
+    return way
 
 
 def check(case: Case, way: Callable, truth: Callable = loop, differentiate: bool = True) -> None:

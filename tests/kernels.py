@@ -2,7 +2,7 @@
 
 Writes docs/results/kernels.json and prints the rows of DEFAULT on sm_90. With --check it writes nothing. Either way
 it fails if a kernel does not compile, asks for more shared memory than its target has, or spills registers on sm_90
-in DEFAULT. Arguments are taken to be what a launch sees in a model: aligned pointers, sizes divisible by 16.
+in DEFAULT. But for the variant "odd", arguments are what a launch sees in a model: sizes divisible by 16.
 """
 
 import argparse
@@ -23,8 +23,13 @@ from types import ModuleType
 from typing import NamedTuple
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "kernels.json"
-SLOTS, WIDTH = 128, 1024  # of the model that decodes: the blocks of a step depend on them
-INT64 = {"p_begin", "p_end", "p_first", "p_slots"}
+SLOTS, WIDTH = 128, 1024  # of the model that decodes: blocks of slot rows depend on them
+NARROW = 32  # the width of a very small model
+# Pointers that are not to float32: to int64, or to what the caller's tensors are.
+INT64 = {"p_begin", "p_end", "p_first", "p_slots", "p_order", "p_token", "p_run", "p_place", "p_bounds"}
+CALLERS = {"p_theta", "p_phi", "p_gate", "p_x", "p_u", "p_dy", "p_y", "p_out", "p_dtheta", "p_dphi", "p_dx"}
+
+VARIANTS = ("ieee", "tf32", "bf16", "odd")  # of float32: how matrices are multiplied; half inputs; any size
 
 
 class Target(NamedTuple):
@@ -52,20 +57,39 @@ class Build(NamedTuple):
     default: bool
     constants: dict[str, int | str | bool | None]
     warps: int
+    dtype: str = "fp32"
+    divisible: bool = True
 
 
 def names(module: ModuleType) -> list[str]:
     return [name for name in vars(module) if name.endswith("_kernel")]
 
 
-def dense_builds(module: ModuleType) -> Iterator[Build]:
+def variants(module: ModuleType, names: tuple[str, ...]) -> Iterator[tuple]:
+    """Blocks, variant, is DEFAULT, dtype, divisible. The first of the names for all blocks, the rest for DEFAULT."""
     for blocks in module.CONFIGURATIONS:
         default = blocks == module.DEFAULT
-        for precision in ("ieee", "tf32") if default else ("ieee",):
-            constants = module._constants(blocks, precision) | {"SYMMETRIC": True}  # the larger of the two tiles
-            warps = constants.pop("warps")
-            for name in names(module):
-                yield Build("triton_dense", name, _text(blocks), precision, default, constants, warps)
+        for variant in names if default else names[:1]:
+            yield blocks, variant, default, "bf16" if variant == "bf16" else "fp32", variant != "odd"
+
+
+def dense_builds(module: ModuleType) -> Iterator[Build]:
+    for blocks, variant, default, *how in variants(module, VARIANTS):
+        constants = module._constants(blocks, "tf32" if variant == "tf32" else "ieee")
+        constants |= {"SYMMETRIC": True}  # the larger of the two tiles
+        warps = constants.pop("warps")
+        for name in names(module):
+            yield Build("triton_dense", name, _text(blocks), variant, default, constants, warps, *how)
+
+
+def sparse_builds(module: ModuleType) -> Iterator[Build]:
+    """The variant "odd" has no initial state, either; in "narrow" a block holds many rows."""
+    for blocks, variant, default, *how in variants(module, ("fp32", "bf16", "odd", "narrow")):
+        constants = blocks.constants(NARROW if variant == "narrow" else WIDTH) | {"REVERSE": True, "NORMED": True}
+        constants |= {"p_initial": None} if variant == "odd" else {}
+        warps = constants.pop("warps")
+        for name in names(module):
+            yield Build("triton_sparse", name, _text(blocks), variant, default, constants, warps, *how)
 
 
 def step_builds(module: ModuleType) -> Iterator[Build]:
@@ -85,7 +109,7 @@ def _text(blocks) -> str:
     return ", ".join(map(str, blocks))
 
 
-MODULES = {"triton_dense": dense_builds, "triton_step": step_builds}
+MODULES = {"triton_dense": dense_builds, "triton_sparse": sparse_builds, "triton_step": step_builds}
 
 
 def modules() -> dict[str, ModuleType]:
@@ -104,8 +128,9 @@ def compiled(build: Build, target: str) -> dict:
 
     kernel = getattr(importlib.import_module(f"fast.{build.module}"), build.kernel)
     given = {p.name: build.constants[p.name] for p in kernel.params if p.is_constexpr or p.name in build.constants}
-    signature = {name: "constexpr" if name in given else _type(name) for name in kernel.arg_names}
-    divisible = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t[0] in "*i"}
+    signature = {name: "constexpr" if name in given else _type(name, build.dtype) for name in kernel.arg_names}
+    kinds = "*i" if build.divisible else "*"
+    divisible = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t[0] in kinds}
     row = {**build._asdict(), "target": target}
     del row["constants"]
     try:
@@ -119,9 +144,9 @@ def compiled(build: Build, target: str) -> dict:
     return row | _registers(code.asm) | {"shared": code.metadata.shared}
 
 
-def _type(name: str) -> str:
+def _type(name: str, dtype: str) -> str:
     if name.startswith("p_"):
-        return "*i64" if name in INT64 else "*fp32"
+        return "*i64" if name in INT64 else f"*{dtype}" if name in CALLERS else "*fp32"
     return "fp32" if name == "eps" else "i32"
 
 
@@ -156,13 +181,18 @@ def problem(row: dict) -> str | None:
 
 
 def table(rows: list[dict]) -> str:
-    """DEFAULT on sm_90, as docs/kernels.md shows it."""
-    lines = ["| kernel | variant | blocks | registers | spilled bytes | shared bytes |", "| --- " * 6 + "|"]
+    """DEFAULT on sm_90, as docs/kernels.md shows it: a line for a kernel in one configuration."""
+    lines: dict[tuple, list[dict]] = {}
     for row in rows:
         if row["default"] and row["target"] == "sm_90":
-            cells = [row[key] for key in ("variant", "configuration", "registers", "spilled", "shared")]
-            lines.append("| " + " | ".join([row["kernel"].removesuffix("_kernel"), *map(str, cells)]) + " |")
-    return "\n".join(lines)
+            lines.setdefault((row["module"], row["kernel"], row["configuration"]), []).append(row)
+    text = ["| kernel | variants | blocks | registers | spilled bytes | shared bytes |", "| --- " * 6 + "|"]
+    for (_, kernel, configuration), of in lines.items():
+        variants, *numbers = (
+            "/".join(str(row[key]) for row in of) for key in ("variant", "registers", "spilled", "shared")
+        )
+        text.append(f"| {' | '.join([kernel.removesuffix('_kernel'), variants, configuration, *numbers])} |")
+    return "\n".join(text)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ that should catch it, and exits with 1 if one survives. A fault that survives me
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("reference", "fast", "tests", "pyproject.toml")
-CHUNKED, LOOP, INIT, CHECKS, TRITON = (
+CHUNKED, LOOP, INIT, CHECKS, TRITON, TRITON_STEP = (
     "fast/chunked.py", "reference/factorization_memory.py", "fast/__init__.py", "fast/checks.py",
-    "fast/triton_dense.py",
+    "fast/triton_dense.py", "fast/triton_step.py",
 )  # fmt: skip
 
 LAWS, OPERATORS, NUMERICS, ERRORS = (f"tests/test_{name}.py" for name in ("laws", "operators", "numerics", "errors"))
@@ -27,7 +28,10 @@ CHUNKS = f"{LAWS}::test_neither_chunk_length_nor_segment_size_matters"
 PACKED = f"{LAWS}::test_packed_sequences_are_separate_sequences"
 STEPS = f"{LAWS}::test_decode_steps_are_a_prefill"
 KERNELS = "tests/test_triton.py"
-BLOCKS = f"{KERNELS}::test_more_slots_and_columns_than_a_block {KERNELS}::test_packed_sequences_are_separate_sequences"
+PACKED_BLOCKS = f"{KERNELS}::test_obeys[packed_sequences_are_separate_sequences]"
+BLOCKS = f"{KERNELS}::test_more_slots_and_columns_than_a_block {PACKED_BLOCKS}"
+STEP_KERNELS = "tests/test_triton_step.py"
+TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/test_triton_sparse.py"
 
 
 class Fault(NamedTuple):
@@ -293,15 +297,199 @@ FAULTS = [
          "b_h = b_total[:, None] * b_h + tl.dot(",
          "b_h = b_total[:, None] * b_h.to(tl.float16).to(tl.float32) + tl.dot("),
     ),
+    *planted(
+        TRITON_STEP, STEP_KERNELS,
+        ("step kernel: offsets of sequences in 32 bits",
+         "i_b, i_g = tl.program_id(0).to(tl.int64)", "i_b, i_g = tl.program_id(0)"),
+        ("step kernel: offsets of slots in 32 bits", "o_m = o_k.to(tl.int64)", "o_m = o_k"),
+        ("step kernel: slots named in 32 bits", "mask=m_k, other=0).to(tl.int64)", "mask=m_k, other=0).to(tl.int32)"),
+        ("step kernel: offsets of columns in 32 bits", "o_d[None, :].to(tl.int64) * s_d", "o_d[None, :] * s_d"),
+        ("step kernel: columns beyond the width are touched", "m_d = o_d < D\n    b_x", "m_d = o_d < BD\n    b_x"),
+        ("step kernel: slots beyond the last are touched", "m_k = o_k < K", "m_k = o_k < K + BM"),
+        ("step kernel: groups overlap", "i_g * BG + i + tl", "i_g * BM + i + tl"),
+        ("step kernel: every turn takes the first slots", "i_g * BG + i + tl", "i_g * BG + tl"),
+        ("step kernel: old state kept whole", "(1.0 - b_theta)[:, None] * b_h", "b_h"),
+        ("step kernel: state in half precision",
+         "b_theta[:, None] * b_x[None, :]  # (4)",
+         "b_theta[:, None] * b_x[None, :]\n        b_h = b_h.to(tl.float16).to(tl.float32)"),
+        ("step kernel: theta in half precision",
+         "p_theta + i_b * K + o_k, mask=m_k, other=0.0)",
+         "p_theta + i_b * K + o_k, mask=m_k, other=0.0).to(tl.float16)"),
+        ("step kernel: phi of the first sequence", "p_phi + i_b * K + o_k", "p_phi + o_k"),
+        ("step kernel: one norm for all slots", "tl.sum(b_h * b_h, 1) / D", "tl.sum(tl.sum(b_h * b_h, 0)) / D"),
+        ("step kernel: mean over the block, not the width", "tl.sum(b_h * b_h, 1) / D", "tl.sum(b_h * b_h, 1) / BD"),
+        ("step kernel: eps forgotten", " / D + eps)", " / D)"),
+        ("step kernel: only the last turn is read",
+         "b_y += tl.sum(b_psi[:, None] * b_h, 0)", "b_y = tl.sum(b_psi[:, None] * b_h, 0)"),
+        ("step kernel: old state read",
+         "tl.sum(b_psi[:, None] * b_h, 0)  # (6)",
+         "tl.sum(b_psi[:, None] * tl.load(p_before + at, mask=mask, other=0.0), 0)  # (6)"),
+        ("step kernel: old state overwritten", "tl.store(p_after + at", "tl.store(p_before + at"),
+        ("step kernel: groups share one place", "tl.num_programs(1) + i_g) * D", "tl.num_programs(1)) * D"),
+        ("step kernel: slots ignored",
+         "        if SPARSE:\n            o_m = tl.load(p_slots + i_b * K + o_k, mask=m_k, other=0).to(tl.int64)\n",
+         ""),
+        ("step kernel: slots of the first sequence", "p_slots + i_b * K + o_k", "p_slots + o_k"),
+        ("step kernel: a slot too many is inside", "(o_m >= 0) & (o_m < M)", "(o_m >= 0) & (o_m <= M)"),
+        ("step kernel: negative slots are inside", "(o_m >= 0) & (o_m < M)", "o_m < M"),
+        ("step kernel: a slot outside does not show",
+         "        b_psi = tl.where(m_k & ~inside, float(\"nan\"), b_psi)\n", ""),
+        ("step kernel: sequences of the state side by side", "at = i_b * s_b", "at = i_b * M * D"),
+        ("step kernel: slots of the state side by side", "o_m[:, None] * s_m", "o_m[:, None] * D"),
+        ("step kernel: columns of the state side by side",
+         "o_d[None, :].to(tl.int64) * s_d", "o_d[None, :].to(tl.int64)"),
+        ("step kernel: only the first groups are merged",
+         "for i in range(0, groups, BS):", "for i in range(0, BS, BS):"),
+        ("step kernel: a group too many is merged",
+         "mask=(o_g < groups)[:, None] & m_d[None, :]", "mask=(o_g < groups + 1)[:, None] & m_d[None, :]"),
+        ("step kernel: only the first columns are merged",
+         "tl.program_id(1) * BD + tl.arange(0, BD)\n    m_d", "tl.arange(0, BD)\n    m_d"),
+        ("step kernel: group size follows the batch",
+         "constants = blocks.constants(K, D)",
+         "constants = blocks._replace(slots=triton.next_power_of_2(4 * B)).constants(K, D)"),
+        ("step kernel: sparse_step writes in place", "state.clone(memory_format=torch.contiguous_format)", "state"),
+        ("step kernel: strided x taken as it lies",
+         "theta, phi, x = (v.contiguous() for v in (theta, phi, x))",
+         "theta, phi = (v.contiguous() for v in (theta, phi))"),
+        ("step kernel: strided slots taken as they lie",
+         "None if slots is None else slots.contiguous()", "slots"),
+        ("step kernel: expanded state written", "if any(size > 1 and stride == 0", "if any(size > 1 and stride < 0"),
+        ("step kernel: mutation not declared", 'mutates_args={"state"}', "mutates_args=()"),
+        ("step kernel: new state has the shape of x when traced",
+         "return x.new_empty(x.shape), state.new_empty(state.shape)",
+         "return x.new_empty(x.shape), x.new_empty(x.shape)"),
+    ),
+    *planted(
+        INIT, STEP_KERNELS,
+        ("step kernel: taken where gradients are asked for", " and not differentiate\n", "\n"),
+        ("step kernel: taken by float64 states", "state.dtype == torch.float32", "True"),
+    ),
+    *planted(
+        TRITON_SPARSE, SPARSE_KERNELS,
+        ("sparse kernel: chunks reach into the next row", "tl.minimum(begin + BP, (row + 1) * L)", "begin + BP"),
+        ("sparse kernel: chunks do not begin with a row",
+         "begin = row * L + o_c % tl.cdiv(L, BP) * BP", "begin = o_c * BP"),
+        ("sparse kernel: last chunk of a row lost",
+         "row = o_c // tl.cdiv(L, BP)", "row = o_c // tl.maximum(L // BP, 1)"),
+        ("sparse kernel: chunks of a pair counted short", "o_p // L * tl.cdiv(L, BP)", "o_p // L * (L // BP)"),
+        ("sparse kernel: only the list's first pair begins a run",
+         "m_p & (run != _run(p_run, o_p - 1, m_p, n))", "m_p & (o_p == 0)"),
+        ("sparse kernel: only the list's last pair ends a run",
+         "m_p & (run != _run(p_run, o_p + 1, m_p, n))", "m_p & (o_p == n - 1)"),
+        ("sparse kernel: theta taken in the list's order", "p_theta + o_k, mask=m_p", "p_theta + o_p, mask=m_p"),
+        ("sparse kernel: initial state ignored",
+         "tl.where(first[:, None], _load(p_initial, run, first, o_d, D), b_h)", "tl.where(first[:, None], 0.0, b_h)"),
+        ("sparse kernel: a run goes on from the last one",
+         "        return tl.where(first[:, None], 0.0, b_h)", "        return b_h"),
+        ("sparse kernel: sum of squares, not their mean",
+         "1.0 / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)", "1.0 / tl.sqrt(tl.sum(b_h * b_h, 1) + eps)"),
+        ("sparse kernel: mean over the block, not the width",
+         "b_gate / tl.sqrt(tl.sum(b_row * b_row, 1) / D", "b_gate / tl.sqrt(tl.sum(b_row * b_row, 1) / BD"),
+        ("sparse kernel: eps forgotten", "tl.sum(b_row * b_row, 1) / D + eps)", "tl.sum(b_row * b_row, 1) / D)"),
+        ("sparse kernel: one <h, dy> for all chunks",
+         "tl.sum(b_h * b_dy, 1) * b_inverse", "tl.sum(tl.sum(b_h * b_dy, 1)) * b_inverse"),
+        ("sparse kernel: pull of the norm forgotten", " - (b_psi * b_dphi * b_inverse / D)[:, None] * b_h", ""),
+        ("sparse kernel: decay of a chunk forgotten", "b_total *= 1.0 - b_theta", "b_total *= 1.0"),
+        ("sparse kernel: initial state in every chunk",
+         "m_c & (run != _run(p_run, begin - 1, m_c, n)), o_d, D)", "m_c, o_d, D)"),
+        ("sparse kernel: runs of a chunk mixed at its end",
+         "begin = end - _count(p_run, run, begin, end, BP)",
+         "begin = tl.where(_count(p_run, run, begin, end, BP) > 0, begin, end)"),
+        ("sparse kernel: nothing enters a run's last chunk",
+         "b_h, o_c, i <= steps, o_d, D)", "b_h, o_c, i < steps, o_d, D)"),
+        ("sparse kernel: state carried without decay", "b_h = b_total[:, None] * b_h + _load", "b_h = b_h + _load"),
+        ("sparse kernel: only the first programs of runs carry",
+         "o_r, o_d = tl.program_id(0).to(tl.int64) * BG + tl", "o_r, o_d = tl.program_id(0).to(tl.int64) * 0 + tl"),
+        ("sparse kernel: gradient carried from the left", "    if REVERSE:\n        o_c = last\n", ""),
+        ("sparse kernel: what enters a chunk not read",
+         "b_h = _load(p_entering, o_c, begin < end, o_d, D)", "b_h = _load(p_entering, o_c, begin > end, o_d, D)"),
+        ("sparse kernel: state in half precision",
+         "        _store(p_h, b_h, o_p, m_p, o_d, D)\n",
+         "        b_h = b_h.to(tl.float16).to(tl.float32)\n        _store(p_h, b_h, o_p, m_p, o_d, D)\n"),
+        ("sparse kernel: chunk's last state in half precision",
+         "        b_total *= 1.0 - b_theta\n",
+         "        b_total *= 1.0 - b_theta\n        b_h = b_h.to(tl.float16).to(tl.float32)\n"),
+        ("sparse kernel: final state after a run's first pair",
+         "_store(p_final, b_h, run, last, o_d, D)", "_store(p_final, b_h, run, first, o_d, D)"),
+        ("sparse kernel: only the last pair of a token read", "b_out += b_gate", "b_out = b_gate"),
+        ("sparse kernel: first pair of a token read K times", "p_place + o_t * K + k", "p_place + o_t * K"),
+        ("sparse kernel: gates of the neighbour's pairs", "p_gate + o_t * K + k", "p_gate + o_t + k"),
+        ("sparse kernel: tokens beyond the first block lost",
+         "o_t, o_d = tl.program_id(0).to(tl.int64) * BG", "o_t, o_d = tl.program_id(0).to(tl.int64) * 0"),
+        ("sparse kernel: gradient of the final state lost where a run ends early",
+         "b_l = _load(p_dfinal, run, m_c & (run != _run(p_run, end, m_c, n)), o_d, D)",
+         "b_l = _load(p_dfinal, run, m_c & (end < begin), o_d, D)"),
+        ("sparse kernel: gradient handed to the left without decay",
+         "        b_l *= (1.0 - b_theta)[:, None]\n    _store(p_starts", "    _store(p_starts"),
+        ("sparse kernel: runs of a chunk mixed at its start",
+         "end = begin + _count(p_run, run, begin, end, BP)",
+         "end = tl.where(_count(p_run, run, begin, end, BP) > 0, end, begin)"),
+        ("sparse kernel: gradient from the right not read",
+         "b_l = _load(p_right, o_c, begin < end, o_d, D)", "b_l = _load(p_right, o_c, begin > end, o_d, D)"),
+        ("sparse kernel: state before the chunk forgotten",
+         " + _load(p_entering, o_c, o_p == begin, o_d, D)", ""),
+        ("sparse kernel: initial state left out of dtheta",
+         "- _before(b_h, p_initial, run, first, o_d, D)\n        tl.store", "- b_h\n        tl.store"),
+        ("sparse kernel: dphi in the list's order", "tl.store(p_dphi + o_k", "tl.store(p_dphi + o_p"),
+        ("sparse kernel: gradients of the states not written", "        _store(p_h, b_l, o_p, m_p, o_d, D)\n", ""),
+        ("sparse kernel: gradient goes on without decay",
+         "        b_l *= (1.0 - b_theta)[:, None]\n        _store(p_dinitial", "        _store(p_dinitial"),
+        ("sparse kernel: every pair begins an initial state's gradient",
+         "_store(p_dinitial, b_l, run, first", "_store(p_dinitial, b_l, run, last"),
+        ("sparse kernel: rows of a batch share their slots",
+         "(slots + num_slots * sequence)", "(slots + 0 * sequence)"),
+        ("sparse kernel: unnamed slots forgotten", "final.copy_(initial)  #", "final.zero_()  #"),
+        ("sparse kernel: gradient of unnamed slots forgotten", "dinitial.copy_(dfinal)  #", "dinitial.zero_()  #"),
+        ("sparse kernel: inverse permutation the wrong way round",
+         "scatter_(0, order, torch.arange(len(order), device=order.device))",
+         "scatter_(0, torch.arange(len(order), device=order.device), order)"),
+        ("sparse kernel: strided inputs taken as they lie",
+         "    theta, phi, x = (v.contiguous() for v in (theta, phi, x))\n", ""),
+        ("sparse kernel: strided gradients taken as they lie",
+         "    dy, dfinal, theta, phi, x = (v.contiguous() for v in (dy, dfinal, theta, phi, x))\n", ""),
+        ("sparse kernel: launched without tokens",
+         "triton.cdiv(count, c[\"BG\"]) if row else 0", "triton.cdiv(count, c[\"BG\"])"),
+    ),
+    *planted(
+        TRITON_SPARSE, f"{SPARSE_KERNELS}::test_obeys[packed_sequences_are_separate_sequences]",
+        ("sparse kernel: a packed sequence begins a token late", "at, right=True", "at, right=False"),
+    ),
+    *planted(
+        TRITON_SPARSE, f"{SPARSE_KERNELS}::test_a_slot_outside_shows_and_harms_no_other",
+        ("sparse kernel: a slot outside does not show", "phi.where(inside, torch.nan)", "phi"),
+        ("sparse kernel: a slot outside is written", "theta.where(inside, 0)", "theta"),
+    ),
+    *planted(
+        TRITON_SPARSE, f"{SPARSE_KERNELS}::test_more_pairs_and_columns_than_a_block",
+        ("sparse kernel: wide rows get no program", "max(1, self.numbers // bd)", "self.numbers // bd"),
+    ),
+    *planted(
+        TRITON_SPARSE, f"{SPARSE_KERNELS}::test_without_gradients_nothing_is_kept {SPARSE_KERNELS}::test_opcheck",
+        ("sparse kernel: everything kept without gradients",
+         "((entering, total, run, order) if save else saved)", "(entering, total, run, order)"),
+        ("sparse kernel: fewer states kept when traced",
+         "chunks, n = (plan.chunks, plan.sizes[0]) if save", "chunks, n = (1, plan.sizes[0]) if save"),
+    ),
+    *planted(
+        TRITON_SPARSE, f"{SPARSE_KERNELS}::test_gradients_of_one_result_alone",
+        ("sparse kernel: no gradient of y alone",
+         "    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal\n", ""),
+        ("sparse kernel: no gradient of the state alone", "    dy = torch.zeros_like(x) if dy is None else dy\n", ""),
+    ),
 ]
 # fmt: on
 
 
 def pytest(project: Path, tests: str) -> tuple[bool, str]:
-    """Whether the tests pass, and the first line that says what failed."""
+    """Whether the tests pass, and what failed first."""
     command = [sys.executable, "-m", "pytest", "-x", "--no-header", "--tb=no", "-rfE", *tests.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project), "HYPOTHESIS_PROFILE": "mutants"}
-    run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+    try:
+        run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return False, "no end after 600 s"
+    if run.returncode < 0:  # an access outside of memory ends the interpreter
+        return False, signal.Signals(-run.returncode).name
     lines = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return run.returncode == 0, lines[0].split(" - ")[0].split("::", 1)[-1] if lines else run.stdout[-300:]
 

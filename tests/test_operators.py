@@ -8,9 +8,11 @@ from cases import DENSE, SPARSE, cases, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fast
-from fast import chunked
+from fast import chunked, sparse
 
 every_backend = pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
 OPERATORS = torch.ops.factorization_memory
@@ -65,6 +67,22 @@ def test_opcheck(save, cu_seqlens):
         y, final, *saved = (v.detach() for v in OPERATORS.chunked(*tokens, state, packing, 1e-6, 4, save))
         tokens = [v.detach() for v in tokens]
         opcheck(OPERATORS.chunked_backward, (y, final, *tokens, packing, *saved, 1e-6, 4))
+
+
+@pytest.mark.parametrize("save", [False, True])
+@pytest.mark.parametrize("cu_seqlens", [None, [0, 3, 3, 9]])
+def test_opcheck_of_the_sparse_form(save, cu_seqlens):
+    (theta, phi, x, state), slots = inputs("sparse", B=1 if cu_seqlens else 2)
+    state = torch.rand(3, 5, 4, requires_grad=True) if cu_seqlens else state
+    floating = [v if save else v.detach() for v in (theta, phi, x, state)]
+    packing = cu_seqlens and torch.tensor(cu_seqlens)
+    theta, phi, x, state = floating
+    arguments = (theta, phi, slots, x, 5, state, packing)
+    opcheck(OPERATORS.grouped, (*arguments, 1e-6, save))
+    if save:
+        arguments = [v.detach() if isinstance(v, torch.Tensor) else v for v in arguments]
+        y, final, *saved = OPERATORS.grouped(*arguments, 1e-6, save)
+        opcheck(OPERATORS.grouped_backward, (y, final, *arguments, *saved, 1e-6))
 
 
 def test_opcheck_of_slots():
@@ -181,7 +199,8 @@ def test_a_second_derivative_is_refused(form, backend):
 @pytest.mark.parametrize("position", range(4), ids=["theta", "phi", "x", "state"])
 @every_backend
 def test_nan_in_nan_out(form, backend, position):
-    """From its token on, in its own sequence alone. Within a chunk a NaN in x may also reach earlier tokens."""
+    """From its token on, in its own sequence alone. It may also reach earlier tokens of its chunk, which are near in
+    time but for the grouped form, whose chunks follow slots: there, any of its row."""
     floating, slots = inputs(form, T=150)
     floating = [v.detach().clone() for v in floating]
     if position < 3:
@@ -191,7 +210,7 @@ def test_nan_in_nan_out(form, backend, position):
     floating[0].clamp_(max=0.9)
     y, state = function(form, slots, backend=backend)(*floating)
     assert y[0, 100].isnan().all() and y[1].isfinite().all() and state[1].isfinite().all()
-    assert position == 3 or y[0, :64].isfinite().all()
+    assert position == 3 or backend == "grouped" or y[0, :64].isfinite().all()
     if position != 1:
         touched = [[]] if form == "dense" else slots[0, 100]
         assert state[0, touched].isnan().all()
@@ -212,6 +231,34 @@ def test_what_is_saved_grows_with_chunks_not_with_tokens():
     per_chunk = 2 * (1024 // 32) * 16
     assert saved(200) - saved(100) == 100 * per_chunk
     assert saved(100) - 100 * per_chunk < 5 * 2 * 1024 * 16
+
+
+@pytest.mark.parametrize("form", ["forward", "backward"])
+def test_the_grouped_form_allocates_nothing_of_the_size_of_all_slots_of_all_tokens(form):
+    """No tensor has B T M numbers, let alone D times as many; blocks bound those with D for a pair."""
+    B, T, M, D, K = 2, 600, 1000, 2, 3
+    (theta, phi, x, state), slots = inputs("sparse", B=B, T=T, M=M, D=D, K=K)
+    largest = Largest()
+    operator = sparse._forward_op if form == "forward" else sparse._backward_op
+    arguments = [v.detach() if isinstance(v, torch.Tensor) else v for v in (theta, phi, slots, x, M, state, None)]
+    y, final, *saved = sparse._forward_op(*arguments, 1e-6, True)
+    rest = (*arguments, 1e-6, True) if form == "forward" else (y, final, *arguments, *saved, 1e-6)
+    with largest:
+        operator._init_fn(*rest)
+    assert state.numel() <= largest.numbers < B * T * K * 32 < B * T * M / 4
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest new tensor holds."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **kwargs or {})
+        for v in pytree.tree_leaves(result):
+            if isinstance(v, torch.Tensor):
+                self.numbers = max(self.numbers, v.untyped_storage().nbytes() // v.element_size())
+        return result
 
 
 def test_nothing_is_saved_without_gradients():
@@ -239,3 +286,33 @@ def test_default_chunk_lengths_are_powers_of_two_that_cover_short_sequences():
     for T in (0, 1, 2, 3, 31, 33, 5000):
         length = chunked.default_chunk_length(torch.zeros(1, T, 8), 4)
         assert length & (length - 1) == 0 and (length >= T or length >= 32)
+
+
+@pytest.mark.parametrize(
+    "on_gpu, dtype, per_token, chosen",
+    [
+        (False, torch.float32, 4, "grouped"),
+        (False, torch.float32, 16, "dense"),
+        (True, torch.float32, 4, "triton"),
+        (True, torch.float64, 4, "grouped"),
+        (True, torch.float32, 16, "dense triton"),
+    ],
+)
+def test_auto_takes_the_form_that_fits(monkeypatch, on_gpu, dtype, per_token, chosen):
+    if fast.triton_sparse is None and "triton" in chosen:
+        pytest.skip("triton is not installed")
+    monkeypatch.setattr(torch.Tensor, "is_cuda", on_gpu)
+    form = fast._sparse_form("auto", per_token, 32, torch.zeros(1, dtype=dtype), None)
+    if chosen == "dense triton":
+        assert form.func is chunked.over_zeros and form.args == (fast.triton_dense.factorization_memory,)
+    else:
+        module = {"grouped": sparse, "dense": chunked, "triton": fast.triton_sparse}[chosen]
+        assert form is module.sparse_factorization_memory
+
+
+def test_the_dense_form_over_zeros_is_the_sparse_one():
+    floating, slots = inputs("sparse")
+    arguments = (*floating[:2], slots, floating[2], floating[3].shape[1], floating[3])
+    got = chunked.over_zeros(fast.factorization_memory, *arguments, eps=1e-6, cu_seqlens=None, check_values=True)
+    for a, b in zip(got, chunked.sparse_factorization_memory(*arguments), strict=True):
+        assert torch.equal(a, b)

@@ -4,10 +4,13 @@ The interpreter takes a second for what a GPU does in microseconds, so a law get
 configuration of the kernels gets all of them.
 """
 
+from dataclasses import replace
+
 import hypothesis
 import pytest
+import test_laws
 import torch
-from cases import cases, check, whole
+from cases import cases, check, steps, whole
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,15 +28,29 @@ if triton_dense is not None:
     import triton.language as tl
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
-LENGTHS = st.sampled_from([0, 1, 2, 5, 15, 16, 17, 31, 33, 47])
+LENGTHS = st.sampled_from([33, 0, 1, 2, 5, 15, 16, 17, 31, 47])  # the first example is made of what comes first
 few = hypothesis.settings(max_examples=max(3, hypothesis.settings.default.max_examples // 10))
+LAWS = (
+    test_laws.test_a_sequence_may_be_cut_in_time,
+    test_laws.test_permuted_slots_permute_the_state,
+    test_laws.test_a_permuted_batch_permutes_the_result,
+    test_laws.test_packed_sequences_are_separate_sequences,
+    test_laws.test_the_future_leaves_the_past_as_it_is,
+    test_laws.test_every_slot_stays_in_the_hull_of_what_it_was_offered,
+    test_laws.test_theta_0_keeps_and_theta_1_replaces,
+)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def narrow(draw, **how):
-    """A dense case without float64, on the device the kernels run on."""
+    """A dense case without float64."""
     case = draw(cases("dense", **{"dtypes": NARROW, "lengths": LENGTHS, "batches": (0, 1, 2), **how}))
     return case.map(lambda v: v.float() if v.dtype == torch.float64 else v)
+
+
+def sharp(draw, **how):
+    """A dense case in float32, where rounding hides little, with sequences in it."""
+    return narrow(draw, **{"batches": (2, 1), **how, "dtypes": (torch.float32,)})
 
 
 def by_blocks(blocks):
@@ -73,39 +90,32 @@ def test_equals_the_loop(blocks, data):
     check(narrow(data.draw), by_blocks(blocks))
 
 
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__.removeprefix("test_"))
 @few
 @given(st.data())
-def test_a_sequence_may_be_cut_in_time(data):
-    case = narrow(data.draw, dtypes=(torch.float32,))
-    cut = data.draw(st.integers(0, case.x.shape[1]))
-
-    def two_calls(case):
-        y, state = whole("triton")(case.pick(slice(cut), initial_state=case.initial_state))
-        more, state = whole("triton")(case.pick(slice(cut, None), initial_state=state))
-        return torch.cat([y, more], 1), state
-
-    check(case, two_calls)
+def test_obeys(law, data):
+    law.holds(sharp(data.draw, **law.how), whole("triton"), data.draw)
 
 
 @few
 @given(st.data())
-def test_packed_sequences_are_separate_sequences(data):
-    case = narrow(data.draw, batches=(1,), dtypes=(torch.float32,))
-    total = case.x.shape[1]
-    cuts = sorted(data.draw(st.lists(st.integers(0, total), max_size=4)))
-    bounds = [0, *cuts, total]
-    states = torch.randn(len(bounds) - 1, *case.state_shape()[1:], generator=torch.Generator().manual_seed(2))
-    cu_seqlens = torch.tensor(bounds)
-    inputs = [v.detach().clone().requires_grad_() for v in (case.theta, case.phi, case.x, states)]
-    got = fast.factorization_memory(*inputs, eps=case.eps, backend="triton", cu_seqlens=cu_seqlens)
-    copies = [v.detach().double().requires_grad_() for v in inputs]
-    want = chunked.factorization_memory(*copies, eps=case.eps, cu_seqlens=cu_seqlens)
-    grads = [
-        torch.autograd.grad(sum(v.sum() for v in pair), leaves) for pair, leaves in ((got, inputs), (want, copies))
-    ]
-    for mine, theirs in (*zip(got, want, strict=True), *zip(*grads, strict=True)):
-        scale = theirs.abs().max().item() if theirs.numel() else 0.0
-        assert torch.allclose(mine.double(), theirs, rtol=1e-4, atol=1e-5 * scale)
+def test_the_scale_of_what_is_written_does_not_matter_as_eps_vanishes(data):
+    """Numbers near 1, no gate between 0 and 1e-3: float32 has no eps that vanishes beside the squares of less."""
+    law = test_laws.test_the_scale_of_what_is_written_does_not_matter_as_eps_vanishes
+    case = sharp(data.draw, **law.how)
+    scale, state_scale = case.made_of["scales"]
+    state = None if case.initial_state is None else case.initial_state / state_scale
+    theta = case.theta.masked_fill(case.theta < 1e-3, 0)
+    law.holds(replace(case, theta=theta, x=case.x / scale, initial_state=state), whole("triton"), data.draw)
+
+
+@pytest.mark.parametrize("name", ["step", "step_"])
+@few
+@given(st.data())
+def test_decode_steps_are_a_prefill(name, data):
+    case = sharp(data.draw)
+    prefill = [v.double() for v in whole("triton")(case)]
+    check(case, steps(getattr(fast.triton_step, name)), truth=lambda _: prefill, differentiate=False)
 
 
 @few
@@ -163,6 +173,33 @@ def test_compiles_whole():
     run = torch.compile(lambda *v: fast.factorization_memory(*v, backend="triton"), fullgraph=True, backend="aot_eager")
     for got, want in zip(run(*inputs), fast.factorization_memory(*inputs, backend="triton"), strict=True):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(
+    "dtype, setting, precision",
+    [(torch.float32, "highest", "ieee"), (torch.float32, "high", "tf32"), (torch.bfloat16, "highest", "tf32")],
+    ids=str,
+)
+def test_float32_is_multiplied_as_torch_is_told(monkeypatch, dtype, setting, precision):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: setting)
+    x = torch.zeros(1, dtype=dtype)
+    assert [triton_dense._precision(asked, x) for asked in ("auto", "ieee", "tf32")] == [precision, "ieee", "tf32"]
+
+
+def test_the_fastest_blocks_are_those_that_fit_and_take_least_time(monkeypatch):
+    tried = []
+
+    def measure(run):
+        run()
+        tried.append(run.args[0])
+        if run.args[0] == small:
+            raise triton.OutOfResources(200_000, 100_000, "shared memory")
+        return {large: 1.0, middle: 2.0}[run.args[0]]
+
+    small, middle, large = (triton_dense.Blocks(16, 16, width, 4) for width in (16, 32, 64))
+    monkeypatch.setattr(triton_dense, "CONFIGURATIONS", (small, middle, large))
+    theta, phi, x, _ = ordinary(1, 18, 3, 5)
+    assert triton_dense.fastest(theta, phi, x, measure) == large and tried == [small, middle, large]
 
 
 def test_without_gradients_nothing_is_kept():

@@ -28,6 +28,11 @@ def test_the_table_knows_every_build():
     assert {key(row) for row in rows} == builds
 
 
+def test_the_docs_show_the_table():
+    rows = json.loads(kernels.RESULTS.read_text())["rows"]
+    assert kernels.table(rows) in (kernels.RESULTS.parent.parent / "kernels.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

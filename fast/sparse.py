@@ -1,0 +1,370 @@
+"""Sparse Factorization Memory as one segmented scan over (token, slot) pairs, in torch, with a hand-written backward.
+
+Sort the B T K pairs of a batch by (sequence, slot), tokens in order. Every slot that is used is then one run of the
+list, and its state a recurrence along its run with *one* gate per pair:
+
+    h = (1 - theta) h_before + theta x          at a run's first pair h_before is the slot's initial state
+
+Let the decay of a run's first pair be 0 and its offer what the slot holds after it: runs no longer touch each other,
+and the whole list is a single recurrence, whatever the routing. Cut it into chunks of C pairs. A chunk is one product
+[C x C] [C x D], what enters chunks is the same recurrence with a chunk for a pair, and again a small product. So time
+and work depend on the number of pairs alone: not on M, nor on how evenly the slots are used. The states of a block of
+chunks are explicit, norms are taken from them, and y gathers psi h from a token's K pairs. docs/kernels.md,
+section 7.
+
+Shapes: the list is made of lines of m chunks; a row of the batch (all packed sequences are one) is one line or several,
+its last one padded. A block of r lines, n = r m C pairs, is worked on at a time.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fast import checks
+from fast.chunked import _as_given, _checked_slots
+
+CHUNK = 16  # pairs; docs/decisions.md has the measurement
+LINE_CHUNKS = 64  # at most: each meets each in a product
+BLOCK_NUMBERS = 1 << 19  # pairs of a block times D: its states and offers stay in the cache
+PART_PAIRS = 1 << 14  # whose decays are made at a time
+
+
+def sparse_factorization_memory(
+    theta: Tensor,
+    phi: Tensor,
+    slots: Tensor,
+    x: Tensor,
+    num_slots: int,
+    initial_state: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    cu_seqlens: Tensor | None = None,
+    check_values: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """What `fast.sparse_factorization_memory` does with backend="grouped", without its checks.
+
+    >>> one = torch.ones(1, 2, 1)
+    >>> x = torch.tensor([[[3.0, 3.0], [5.0, -5.0]]])
+    >>> y, state = sparse_factorization_memory(one, one, torch.tensor([[[7], [2]]]), x, num_slots=9, eps=1e-12)
+    >>> y.round(decimals=3), state[0, 7]
+    (tensor([[[ 1.,  1.],
+             [ 1., -1.]]]), tensor([3., 3.]))
+    """
+    slots = _checked_slots(slots, num_slots, check_values)
+    inputs = (theta, phi, x, initial_state)
+    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+    y, final_state, *_ = _forward_op(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save)
+    return y, final_state
+
+
+def is_cheaper(slots_per_token: int, num_slots: int) -> bool:
+    """Whether this form takes less time than the dense one over zeros, forward + backward on a CPU: "auto" asks.
+
+    Equal times were measured at these K (two cores, T = 4096): 5 of M = 32, 9 to 10 of 128, 17 of 256, 32 to 37 of 512,
+    much the same for D from 128 to 1024. A pair costs as much as 15 slots of the dense form. docs/decisions.md.
+    """
+    return slots_per_token <= 2 + num_slots / 16
+
+
+# --- the sorted list -------------------------------------------------------------------------------------------
+
+
+class _Block(NamedTuple):
+    """Some lines of the list, and the decays among their pairs."""
+
+    pairs: slice
+    chunks: slice
+    starts: slice  # which of the list's runs start in it, which end
+    ends: slice
+    opens: bool  # whether a row begins with it, or ends
+    closes: bool
+    within: Tensor  # [r m, C, C], from pair to pair of a chunk
+    reach: Tensor  # [r m, C, 1], from before the chunk to each pair
+    between: Tensor  # [r, m + 1, m + 1], from what enters the line (place 0), or from a chunk, to the end of another
+
+
+class _Pairs:
+    """The pairs (token, slot) sorted by sequence and slot, tokens in order.
+
+    order [B T K]: what torch.sort says. token [pairs]: of all B T. start, end: where runs start and end, counted from
+    the block; start_run, end_run: sequence * M + slot.
+    """
+
+    def __init__(
+        self, slots: Tensor, num_slots: int, width: int, cu_seqlens: Tensor | None, order: Tensor | None = None
+    ):
+        self.rows, tokens, per_token = slots.shape
+        self.size = tokens * per_token
+        self.length, self.line, self.block = _row_length(self.size, width)
+        run = _runs(slots, num_slots, cu_seqlens)
+        if order is None:
+            run, self.order = run.sort(stable=True)
+        else:
+            run, self.order = run[order], order
+        first = torch.arange(self.rows, device=slots.device)[:, None] * tokens  # a padding pair has no weight
+        token = (self.order // per_token).view(self.rows, self.size)
+        self.token = torch.cat([token, first.expand(-1, self.length - self.size)], 1).flatten()
+        edge, outer = run.diff() != 0, run.new_ones(min(len(run), 1), dtype=torch.bool)
+        start, end = (torch.cat(v).nonzero()[:, 0] for v in ((outer, edge), (edge, outer)))
+        self.start_run, self.end_run = run[start], run[end]
+        self.start_at, self.end_at = (v + v // max(self.size, 1) * (self.length - self.size) for v in (start, end))
+        self.start, self.end = self.start_at % self.block, self.end_at % self.block
+
+    def take(self, v: Tensor, dtype: torch.dtype) -> Tensor:
+        """v [B, T, K] in the list's order, 0 where it is padded: [pairs]."""
+        v = v.flatten()[self.order].to(dtype).view(self.rows, self.size)
+        return F.pad(v, (0, self.length - self.size)).flatten()
+
+    def put(self, v: Tensor, out: Tensor) -> None:
+        """The inverse of take: writes to out [B, T, K]."""
+        out.view(-1)[self.order] = v.view(self.rows, self.length)[:, : self.size].flatten().to(out.dtype)
+
+    def blocks(self, keep: Tensor, backwards: bool = False) -> Iterator[_Block]:
+        """The list a block at a time, given the decay of every pair."""
+        bounds = torch.arange(0, len(keep) + self.block, self.block, device=keep.device).clamp(max=len(keep))
+        starts, ends = (torch.searchsorted(v, bounds).tolist() for v in (self.start_at, self.end_at))
+        begins = range(0, len(keep), self.block)
+        part = max(1, PART_PAIRS // self.block)
+        for i in _order(range(0, len(begins), part), backwards):
+            span = keep[i * self.block : (i + part) * self.block]
+            tiles = _tiles(span.view(-1, self.line // CHUNK, CHUNK))
+            for j in _order(range(i, min(i + part, len(begins))), backwards):
+                begin, end = begins[j], min(begins[j] + self.block, len(keep))
+                lines = slice((begin - begins[i]) // self.line, (end - begins[i]) // self.line)
+                yield _Block(
+                    slice(begin, end), slice(begin // CHUNK, end // CHUNK), slice(*starts[j : j + 2]),
+                    slice(*ends[j : j + 2]), begin % self.length == 0, end % self.length == 0,
+                    *(v[lines].flatten(0, 1) for v in tiles[:2]), tiles[2][lines],
+                )  # fmt: skip
+
+
+def _order(steps: range, backwards: bool) -> range:
+    return steps[::-1] if backwards else steps
+
+
+def _row_length(pairs: int, width: int) -> tuple[int, int, int]:
+    """For so many pairs in a row of the batch: pairs in it once padded, of a line, and of a block.
+
+    >>> _row_length(2050, 512)
+    (2064, 688, 688)
+    """
+    chunks, most = -(-pairs // CHUNK), max(1, BLOCK_NUMBERS // (width * CHUNK))
+    lines = max(1, -(-chunks // min(most, LINE_CHUNKS)))
+    line = max(1, -(-chunks // lines))
+    together = max(1, most // line) if lines == 1 else 1
+    return (lines * line if chunks else 0) * CHUNK, line * CHUNK, together * line * CHUNK
+
+
+def _runs(slots: Tensor, num_slots: int, cu_seqlens: Tensor | None) -> Tensor:
+    """The run of every pair, sequence * M + slot: [B T K]."""
+    batch, tokens, _ = slots.shape
+    sequence = torch.arange(batch, device=slots.device)[:, None, None]
+    if cu_seqlens is not None:
+        inner = torch.tensor(checks.bounds(cu_seqlens, tokens)[1:], device=slots.device)
+        sequence = torch.searchsorted(inner, torch.arange(tokens, device=slots.device), right=True)[None, :, None]
+    return (slots + num_slots * sequence).flatten()
+
+
+def _decay(keep: Tensor) -> Tensor:
+    """keep [..., C] -> D [..., C, C], D[t, s] = keep over s+1 .. t, 0 for s > t."""
+    o = torch.arange(keep.shape[-1], device=keep.device)
+    return torch.where(o[:, None] > o, keep[..., None], 1).cumprod(-2).tril_()
+
+
+def _tiles(keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """keep [lines, m, C] -> within, reach and between of their blocks."""
+    within = _decay(keep)
+    reach = within[..., :1] * keep[..., :1, None]
+    return within, reach, _decay(F.pad(reach[:, :, -1, 0], (1, 0)))
+
+
+# --- products --------------------------------------------------------------------------------------------------
+
+
+def _local(block: _Block, write: Tensor, offers: Tensor, out: Tensor) -> Tensor:
+    """What each chunk's own pairs make of its state, [r m, C, D] in the memory of out [n, D]."""
+    out = out.view(len(block.within), CHUNK, -1)
+    return torch.bmm(block.within * write.view(-1, 1, CHUNK), offers.view_as(out), out=out)
+
+
+def _entering(block: _Block, states: Tensor, start: Tensor) -> Tensor:
+    """start [r, D] and the chunks' own last states -> what enters each chunk, and leaves the line: [r, m + 1, D]."""
+    last = states[:, -1].view(len(start), -1, start.shape[-1])
+    return torch.bmm(block.between, torch.cat([start[:, None], last], 1))
+
+
+def _adjoints(block: _Block, keep: Tensor, pull: Tensor, after: Tensor, out: Tensor) -> Tensor:
+    """The gradient of the state after each pair, to out [n, D], from what pulls on it and on those after the line
+    [r, D]. Returns what leaves to the left: [r, D]."""
+    out = out.view(len(block.within), CHUNK, -1)
+    torch.bmm(block.within.transpose(1, 2), pull.view_as(out), out=out)
+    first = (out[:, 0] * keep[::CHUNK, None]).view(len(after), -1, after.shape[-1])
+    leaving = torch.bmm(block.between.transpose(1, 2), torch.cat([first, after[:, None]], 1))
+    _carry(out, block.within[:, -1, :, None], leaving[:, 1:])
+    return leaving[:, 0]
+
+
+def _carry(out: Tensor, decay: Tensor, entering: Tensor) -> None:
+    """Adds to every chunk what enters it, decayed: out [r m, C, D], decay [r m, C, 1], entering [r, m, D]."""
+    out.addcmul_(decay, entering.reshape(len(out), 1, -1))
+
+
+def _dot(a: Tensor, b: Tensor, work: Tensor) -> Tensor:
+    """<a, b> of every row; the products go to work."""
+    return torch.mul(a, b, out=work).sum(-1)
+
+
+# --- the operators that autograd and torch.compile see ---------------------------------------------------------
+
+
+def _outputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save):
+    """Unwritten outputs of _forward_op."""
+    (batch, tokens, width), per_token = x.shape, slots.shape[-1]
+    wide = any(v is not None and v.dtype == torch.float64 for v in (theta, phi, x, initial_state))
+    dtype = torch.float64 if wide else torch.float32
+    sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    pairs = batch * _row_length(tokens * per_token, width)[0] if save else 0
+    return (
+        x.new_empty(x.shape),
+        x.new_empty(sequences, num_slots, width, dtype=dtype),
+        x.new_empty(pairs // CHUNK, width, dtype=dtype),
+        x.new_empty(pairs, dtype=dtype),
+        slots.new_empty(slots.numel() if save else 0),
+    )
+
+
+def _gradients(dy, dfinal, theta, phi, slots, x, *_):
+    """Unwritten outputs of _backward_op."""
+    return tuple(v.new_empty(v.shape) for v in (theta, phi, x, dfinal))
+
+
+class _Inputs:
+    """Everything about the pairs that both passes need, in the list's order and one dtype."""
+
+    def __init__(self, theta, phi, slots, x, num_slots, initial_state, cu_seqlens, dtype, order=None):
+        width = x.shape[-1]
+        self.pairs = pairs = _Pairs(slots, num_slots, width, cu_seqlens, order)
+        self.x = x.to(dtype).reshape(-1, width)
+        self.theta, self.phi = pairs.take(theta, dtype), pairs.take(phi, dtype)
+        # A run's first pair offers what the slot holds after it, and nothing before it counts.
+        self.keep, self.write = 1 - self.theta, self.theta.clone()
+        self.keep[pairs.start_at], self.write[pairs.start_at] = 0, 1
+        first = self.x[pairs.token[pairs.start_at]]
+        before = torch.zeros_like(first)
+        if initial_state is not None:
+            before = initial_state.to(dtype).flatten(0, 1)[pairs.start_run]
+        self.first = before.lerp(first, self.theta[pairs.start_at, None])
+        self.step = first - before  # [runs, D]
+
+    def offers(self, block: _Block, out: Tensor) -> Tensor:
+        torch.index_select(self.x, 0, self.pairs.token[block.pairs], out=out)
+        return out.index_copy_(0, self.pairs.start[block.starts], self.first[block.starts])
+
+
+@torch.library.custom_op("factorization_memory::grouped", mutates_args=())
+@_as_given
+def _forward_op(
+    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, num_slots: int, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None, eps: float, save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, the final state, and for the backward, if save: the states that enter chunks, |h|^2 and the order."""
+    y, final, entering, norms, order = _outputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save)
+    dtype, width = final.dtype, x.shape[-1]
+    given = _Inputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, dtype)
+    pairs, states = given.pairs, final.flatten(0, 1)
+    final.copy_(torch.zeros((), dtype=dtype) if initial_state is None else initial_state)
+    total = y.zero_() if y.dtype == dtype else torch.zeros_like(y, dtype=dtype)
+    work = x.new_empty(2, min(pairs.block, len(given.keep)), width, dtype=dtype)
+    leaving = None
+    for block in pairs.blocks(given.keep):
+        at = block.pairs
+        offers, h = work[:, : at.stop - at.start]
+        local = _local(block, given.write[at], given.offers(block, offers), h)
+        carried = _entering(block, local, h.new_zeros(len(block.between), width) if block.opens else leaving)
+        leaving = carried[:, -1]
+        _carry(local, block.reach, carried[:, :-1])
+        states.index_copy_(0, pairs.end_run[block.ends], h.index_select(0, pairs.end[block.ends]))
+        squares = torch.linalg.vector_norm(h, dim=-1).square_()
+        if save:
+            entering[block.chunks], norms[at] = carried[:, :-1].flatten(0, 1), squares
+        h.mul_((given.phi[at] * (squares / width + eps).rsqrt_())[:, None])
+        total.view(-1, width).index_add_(0, pairs.token[at], h)
+    if total is not y:
+        y.copy_(total)
+    if save:
+        order.copy_(pairs.order)
+    return y, final, entering, norms, order
+
+
+@torch.library.custom_op("factorization_memory::grouped_backward", mutates_args=())
+@_as_given
+def _backward_op(
+    dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, num_slots: int,
+    initial_state: Tensor | None, cu_seqlens: Tensor | None, entering: Tensor, norms: Tensor, order: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of theta, phi, x and of the initial state."""
+    dtheta, dphi, dx, dinitial = _gradients(dy, dfinal, theta, phi, slots, x)
+    dtype, width = dfinal.dtype, x.shape[-1]
+    given = _Inputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, dtype, order)
+    pairs, dy = given.pairs, dy.to(dtype).reshape(-1, width)
+    dlast = dfinal.flatten(0, 1)[pairs.end_run]
+    dfirst, gate, read = torch.empty_like(given.first), torch.empty_like(norms), torch.empty_like(norms)
+    inverse = (norms / width + eps).rsqrt_()
+    psi = given.phi * inverse
+    radial = psi * inverse.square() / -width  # times <h, dy>: the pull of the norm along h
+    total = dx.zero_() if dx.dtype == dtype else torch.zeros_like(dx, dtype=dtype)
+    work = x.new_empty(4, min(pairs.block, len(norms)), width, dtype=dtype)
+    after = None
+    for block in pairs.blocks(given.keep, backwards=True):
+        at = block.pairs
+        offers, h, pull, adjoint = work[:, : at.stop - at.start]
+        carried = entering[block.chunks].view(len(block.between), -1, width)
+        _carry(_local(block, given.write[at], given.offers(block, offers), h), block.reach, carried)
+
+        torch.index_select(dy, 0, pairs.token[at], out=pull)
+        read[at] = along = _dot(h, pull, adjoint)
+        pull.mul_(psi[at, None]).addcmul_((along * radial[at])[:, None], h)
+        pull.index_add_(0, pairs.end[block.ends], dlast[block.ends])
+        after = h.new_zeros(len(block.between), width) if block.closes else after
+        after = _adjoints(block, given.keep[at], pull, after, adjoint)
+        torch.index_select(adjoint, 0, pairs.start[block.starts], out=dfirst[block.starts])
+
+        offers[1:] -= h[:-1]
+        offers[0] -= carried[0, 0]
+        offers.index_copy_(0, pairs.start[block.starts], given.step[block.starts])
+        gate[at] = _dot(offers, adjoint, h)
+        total.view(-1, width).index_add_(0, pairs.token[at], adjoint.mul_(given.theta[at, None]))
+    pairs.put(gate, dtheta)
+    pairs.put(read.mul_(inverse), dphi)
+    if total is not dx:
+        dx.copy_(total)
+    dinitial.copy_(dfinal)  # of the slots that no token names
+    dinitial.flatten(0, 1)[pairs.start_run] = dfirst.mul_(1 - given.theta[pairs.start_at, None])
+    return dtheta, dphi, dx, dinitial
+
+
+def _setup(ctx, inputs, output) -> None:
+    theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, _ = inputs
+    ctx.save_for_backward(theta, phi, slots, x, initial_state, cu_seqlens, *output[2:])
+    ctx.rest = num_slots, eps, output[1].shape
+    ctx.set_materialize_grads(False)  # or zeros as large as all that is saved would come beside dy and dfinal
+
+
+def _backward(ctx, dy, dfinal, *_):
+    theta, phi, slots, x, initial_state, cu_seqlens, *saved = ctx.saved_tensors
+    num_slots, eps, shape = ctx.rest
+    dy = torch.zeros_like(x) if dy is None else dy
+    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal
+    inputs = theta, phi, slots, x, num_slots, initial_state, cu_seqlens
+    dtheta, dphi, dx, dinitial = _backward_op(dy, dfinal, *inputs, *saved, eps)
+    dinitial = None if initial_state is None else dinitial.to(initial_state.dtype)
+    return dtheta, dphi, None, dx, None, dinitial, None, None, None
+
+
+_forward_op.register_fake(_outputs)
+_backward_op.register_fake(_gradients)
+_forward_op.register_autograd(_backward, setup_context=_setup)
