@@ -33,6 +33,8 @@ MODEL_OPTIONS = {
     "top-k": ("top_k", "slots a token uses", ("fm-sparse",)),
     "tau": ("temperature", "temperature of the router", SLOTTED),
     "rates": ("rates", "update and merge rates for each", SLOTTED),
+    "router-noise": ("router_noise", "standard deviation of noise on the router's logits in training", SLOTTED),
+    "balance": ("balance", "weight of a loss that evens out the use of slots", SLOTTED),
     "backend": ("backend", "how the memory is computed", SLOTTED),
     "expansion": ("expansion", "slot or inner width over the model's", (*SLOTTED, "mamba2")),
     "conv": ("conv", "width of the short convolution, 0 for none", (*SLOTTED, "mamba2")),

@@ -81,6 +81,10 @@ class FactorizationMemory(RecurrentMixer):
     affinities of a token, divided by their sum; None keeps all. rates: one eta and mu per "token" or "slot".
     backend and eps go to fast.factorization_memory.
 
+    For experiments, in training only: router_noise is the standard deviation of Gaussian noise on the logits over tau;
+    balance the weight of an auxiliary loss that is least, 1, where all slots are used alike (arXiv 2101.03961, eq. 4),
+    in nats per layer, added to whatever loss the output contributes to.
+
     Two options that Mamba-2's block has, off by default: conv, the width of a short causal convolution, followed
     by SiLU, over the offered vector W_i x; and gate, which makes y into norm(y * silu(W_z x)) before g.
     """
@@ -88,7 +92,7 @@ class FactorizationMemory(RecurrentMixer):
     def __init__(
         self, d_model: int, num_slots: int = 64, slot_width: int | None = None, *, temperature: float = 1.0,
         top_k: int | None = None, rates: str = "token", conv: int = 0, gate: bool = False, expansion: int = 1,
-        backend: str = "auto", eps: float = 1e-6,
+        backend: str = "auto", eps: float = 1e-6, router_noise: float = 0.0, balance: float = 0.0,
     ):  # fmt: skip
         super().__init__()
         slot_width = expansion * d_model if slot_width is None else slot_width
@@ -96,12 +100,16 @@ class FactorizationMemory(RecurrentMixer):
         for name, value in (("temperature", temperature), ("eps", eps)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        for name, value in (("router_noise", router_noise), ("balance", balance)):
+            if not value >= 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
         if top_k is not None and not 1 <= top_k <= num_slots:
             raise ValueError(f"top_k must be None or lie in [1, num_slots = {num_slots}], got {top_k}")
         if rates not in ("token", "slot"):
             raise ValueError(f'rates must be "token" or "slot", got {rates!r}')
         self.d_model, self.num_slots, self.slot_width = d_model, num_slots, slot_width
         self.top_k, self.temperature, self.backend, self.eps = top_k, temperature, backend, eps
+        self.router_noise, self.balance = router_noise, balance
         self.memory_shape = (num_slots, slot_width)
         num_rates = 1 if rates == "token" else num_slots
         self.sizes = [slot_width, num_slots, num_rates, num_rates, slot_width if gate else 0]
@@ -144,13 +152,17 @@ class FactorizationMemory(RecurrentMixer):
         return offer, logits / self.temperature, rates, z
 
     def _route(self, logits: Tensor, rates: tuple[Tensor, Tensor]) -> Routing:
-        slots = None
+        if self.training and self.router_noise:
+            logits = logits + self.router_noise * torch.randn_like(logits)
+        slots, kept = None, logits
         if self.top_k is not None:
             slots = top_slots(logits, self.top_k)
             # The kept affinities over their sum are the softmax of the kept logits.
-            logits = logits.gather(-1, slots)
+            kept = logits.gather(-1, slots)
             rates = [v if v.shape[-1] == 1 else v.gather(-1, slots) for v in rates]
-        alpha = logits.softmax(-1)
+        alpha = kept.softmax(-1)
+        if self.training and self.balance:
+            alpha = _AddLoss.apply(alpha, self.balance * balance_loss(logits, slots))
         return Routing(rates[0] * alpha, rates[1] * alpha, slots)
 
     def _project(self, x: Tensor, tail: Tensor) -> tuple[tuple, Tensor, Tensor]:
@@ -313,16 +325,52 @@ class _Convolve(torch.autograd.Function):
         return dx, torch.stack(dw, 1)
 
 
+def balance_loss(logits: Tensor, slots: Tensor | None) -> Tensor:
+    """M sum over slots of (share of the pairs kept) * (mean affinity): 1 if all M slots are used alike, at most M.
+
+    logits [..., M], slots [..., K] (None: all are kept, and the mean affinity is the share) -> a scalar. Gradients flow
+    through the affinities alone.
+
+    >>> logits = torch.tensor([[9.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, 0.0]])
+    >>> balance_loss(logits, torch.tensor([[0], [0]])).round(decimals=2), balance_loss(0 * logits, None)
+    (tensor(4.), tensor(1.))
+    """
+    affinity, num_slots = logits.softmax(-1).flatten(0, -2).mean(0), logits.shape[-1]
+    share = affinity.detach()
+    if slots is not None:
+        share = slots.flatten().bincount(minlength=num_slots) / slots.numel()
+    return num_slots * (share * affinity).sum()
+
+
+class _AddLoss(torch.autograd.Function):
+    """x as it is; in the backward the loss given gets a gradient of 1, as if it were added to what x leads to."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, loss: Tensor) -> Tensor:
+        ctx.save_for_backward(loss)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, dx: Tensor) -> tuple[Tensor, Tensor]:
+        return dx, torch.ones_like(*ctx.saved_tensors)
+
+
 @torch.no_grad()
 def top_slots(logits: Tensor, k: int) -> Tensor:
     """The slots of the k largest of logits [..., M] -> [..., k], largest first; of equals, the lowest slot.
 
-    torch.topk does not say which of several equals it keeps.
+    torch.topk does not say which of several equals it keeps, so it is given integers none of which are equal: a
+    logit's bits, which as an integer have the order of the logits, and then the slot.
 
     >>> top_slots(torch.tensor([1.0, 3.0, 1.0, 1.0]), 2)
     tensor([1, 0])
     """
-    return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    if logits.dtype == torch.float64:  # no integer is wide enough
+        return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    bits = (logits.float() + 0.0).view(torch.int32)  # + 0.0: of -0.0 and 0.0 neither is the larger
+    rank = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    num_slots = logits.shape[-1]
+    return (rank * num_slots - torch.arange(num_slots, device=logits.device)).topk(k).indices
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

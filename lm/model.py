@@ -34,6 +34,8 @@ class Config:
     temperature: float = 0.5  # fm
     rates: str = "token"  # fm
     gate: bool = True  # fm
+    router_noise: float = 0.0  # fm, in training: of the router's logits, a standard deviation
+    balance: float = 0.0  # fm, in training: weight of the loss that is least where all slots are used alike
     backend: str = "auto"  # fm
     head_width: int = 32  # mamba2, transformer
     state_width: int = 32  # mamba2
@@ -59,7 +61,8 @@ class Config:
             return Mamba2(self.d_model, self.state_width, self.head_width, **common)
         return FactorizationMemory(
             self.d_model, self.num_slots, temperature=self.temperature, rates=self.rates, gate=self.gate,
-            top_k=self.top_k if self.mixer == "fm-sparse" else None, backend=self.backend, **common,
+            top_k=self.top_k if self.mixer == "fm-sparse" else None, backend=self.backend,
+            router_noise=self.router_noise, balance=self.balance, **common,
         )  # fmt: skip
 
 

@@ -149,6 +149,7 @@ def _run(
     with _interruptible() as interrupted, _bar(settings, record["step"], quiet, label) as bar:
         while record["step"] < settings.steps:
             began = time.perf_counter()
+            torch.manual_seed(settings.seed + record["step"])  # a router's noise is the same after a resume
             windows = sample_batch(stream, settings.batch, settings.length, settings.seed, record["step"])
             loss = update(model, optimizer, windows.to(device), settings.clip)
             if loss is None:

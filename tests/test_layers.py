@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
-from lm.layers import Attention, FactorizationMemory, Mamba2, ShortConvolution, top_slots
+from lm.layers import Attention, FactorizationMemory, Mamba2, ShortConvolution, balance_loss, top_slots
 
 WIDTH = 8
 MIXERS = {
@@ -180,9 +180,13 @@ def test_low_precision_parameters(name):
     assert_close(y.double(), mixer.double()(x.double())[0], 5e-2)
 
 
-@given(st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 6))
-def test_of_equal_affinities_the_lowest_slot_is_kept(rows, k):
-    got = top_slots(torch.tensor(rows, dtype=torch.float32), k)
+LOGITS = st.sampled_from([-math.inf, -2.0, -1e-40, -0.0, 0.0, 1e-40, 1.0, 3e38])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@given(st.lists(st.lists(LOGITS, min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 6))
+def test_of_equal_affinities_the_lowest_slot_is_kept(dtype, rows, k):
+    got = top_slots(torch.tensor(rows, dtype=dtype), k)
     assert got.tolist() == [sorted(range(6), key=lambda slot: -row[slot])[:k] for row in rows]
 
 
@@ -246,6 +250,8 @@ def test_convolution_passes_gradcheck():
         (lambda: FactorizationMemory(8, 4, 2.5), "slot_width must be a positive integer, got 2.5"),
         (lambda: FactorizationMemory(8, 4, temperature=0), "temperature must be positive, got 0"),
         (lambda: FactorizationMemory(8, 4, temperature=math.nan), "temperature must be positive, got nan"),
+        (lambda: FactorizationMemory(8, 4, router_noise=-1.0), "router_noise must not be negative, got -1.0"),
+        (lambda: FactorizationMemory(8, 4, balance=math.nan), "balance must not be negative, got nan"),
         (lambda: FactorizationMemory(8, 4, rates="head"), 'rates must be "token" or "slot", got \'head\''),
         (lambda: FactorizationMemory(8, 4, conv=-1), "conv must be a width, or 0 for none, got -1"),
         (lambda: FactorizationMemory(8, 4, eps=0.0), "eps must be positive, got 0.0"),
@@ -269,3 +275,45 @@ def test_a_state_of_another_batch_size_is_refused(name):
     mixer = make(name)
     with pytest.raises(ValueError, match="state holds a batch of 3, but x has 2"):
         mixer(some_input(), mixer.initial_state(3))
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_noise_and_balance_are_of_training_alone(top_k):
+    plain, x = FactorizationMemory(WIDTH, 6, top_k=top_k), some_input(dtype=torch.float32)
+    noisy, even = (FactorizationMemory(WIDTH, 6, top_k=top_k, **v) for v in ({"router_noise": 1.0}, {"balance": 1.0}))
+    for layer in (noisy, even):
+        layer.load_state_dict(plain.state_dict())
+        assert torch.equal(layer.eval()(x)[0], plain(x)[0])
+    assert torch.equal(even.train()(x)[0], plain(x)[0])
+    torch.manual_seed(0)
+    first, second = (noisy.train()(x)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(noisy(x)[0], first)
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_the_balance_loss_joins_what_the_output_leads_to(top_k):
+    layer, x = FactorizationMemory(WIDTH, 6, top_k=top_k, balance=0.3).double(), some_input()
+    weight = layer.in_proj.weight
+    (joined,) = torch.autograd.grad(layer(x)[0].square().sum(), weight)
+    layer.balance = 0.0
+    _, logits, _, _ = layer._split(x)
+    slots = None if top_k is None else top_slots(logits, top_k)
+    (apart,) = torch.autograd.grad(layer(x)[0].square().sum() + 0.3 * balance_loss(logits, slots), weight)
+    assert_close(joined, apart)
+
+
+def test_descending_the_balance_loss_evens_out_the_slots():
+    logits = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)) + torch.arange(8.0)
+    offset = torch.zeros(8, requires_grad=True)
+
+    def loss():
+        return balance_loss(logits + offset, top_slots(logits + offset, 2))
+
+    before = loss().item()
+    for _ in range(100):
+        (gradient,) = torch.autograd.grad(loss(), offset)
+        with torch.no_grad():
+            offset -= gradient
+    assert before > 2 and 0.95 < loss().item() < 1.2
