@@ -20,6 +20,7 @@ mutants: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench_sparse.py
 
 gpu: $(READY)
 	$(BIN)/python tests/gpu.py

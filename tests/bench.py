@@ -176,9 +176,9 @@ def training_rows(repeats: int) -> list[dict]:
     return rows
 
 
-def training_step(mixer: str, windows: Tensor) -> Callable[[], object]:
+def training_step(mixer: str, windows: Tensor, **sizes: int) -> Callable[[], object]:
     torch.manual_seed(SEED)
-    model, settings = LanguageModel(Config(mixer=mixer)), Settings()
+    model, settings = LanguageModel(Config(mixer=mixer, **sizes)), Settings()
     optimizer = optimizer_for(model, settings)
     return lambda: update(model, optimizer, windows, settings.clip)
 
