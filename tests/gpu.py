@@ -22,13 +22,14 @@ if TINY:
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 import fast  # noqa: E402
-from fast import chunked, triton_dense  # noqa: E402
+from fast import chunked, sparse, triton_dense  # noqa: E402
 from lm.demo import environment  # noqa: E402
 
 DEVICE = "cpu" if TINY else "cuda"
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "gpu.json"
 SHAPES = [(1, 3, 5)] if TINY else [(8, 64, 1024), (4, 128, 1024), (16, 32, 512)]  # B, M, D
 LENGTHS = [18] if TINY else [1 << n for n in range(10, 17)]
+SPARSE = [(1, 5, 2, 7)] if TINY else [(8, 128, 4, 1024), (8, 512, 4, 1024), (8, 128, 32, 1024)]  # B, M, K, D
 LARGE = (1, 40, 3, 5) if TINY else (2, 1 << 20, 64, 1024)  # B T M D = 2^37 numbers, B T D = 2^31
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 
@@ -39,6 +40,18 @@ def inputs(batch: int, tokens: int, slots: int, width: int, dtype=torch.float32,
     affinity = torch.randn(batch, tokens, slots, generator=generator, device=DEVICE).softmax(-1)
     x = torch.randn(batch, tokens, width, generator=generator, device=DEVICE).to(dtype)
     return [v.requires_grad_(grad) for v in (0.6 * affinity, 0.5 * affinity, x)]
+
+
+def sparse_inputs(batch: int, tokens: int, slots: int, top_k: int, width: int, **options):
+    """As inputs, and the slots [B, T, K] that theta and phi [B, T, K] belong to."""
+    theta, phi, x = (v.detach() for v in inputs(batch, tokens, slots, width, **options))
+    theta, chosen = theta.topk(top_k)
+    return [v.requires_grad_(options.get("grad", False)) for v in (theta, phi.gather(-1, chosen), x)], chosen
+
+
+def on_slots(chosen, num_slots: int, form: Callable = fast.sparse_factorization_memory, **options) -> Callable:
+    """The sparse form as a function of theta, phi and x."""
+    return lambda theta, phi, x: form(theta, phi, chosen, x, num_slots, **options)
 
 
 def relative(got, want) -> float:
@@ -74,6 +87,15 @@ def correctness() -> list[dict]:
             rows.append(
                 verdict(f"against float64, {dtype}, {precision}", worst <= allowed, f"{worst:.1e} <= {allowed:g}")
             )
+    for dtype, tolerance in TOLERANCES.items():
+        leaves, chosen = sparse_inputs(2, 18 if TINY else 999, *SPARSE[0][1:], dtype=dtype, grad=True)
+        exact = [v.detach().double().requires_grad_() for v in leaves]
+        want = run(on_slots(chosen, SPARSE[0][1], sparse.sparse_factorization_memory), exact)
+        memory = on_slots(chosen, SPARSE[0][1], backend="triton")
+        first, second = run(memory, leaves), run(memory, leaves)
+        worst = max(relative(a, b) / (1 if i < 2 else 10) for i, (a, b) in enumerate(zip(first, want, strict=True)))
+        rows.append(verdict(f"sparse against float64, {dtype}", worst <= tolerance, f"{worst:.1e} <= {tolerance:g}"))
+        rows.append(verdict("same input, same bits", all(map(torch.equal, first, second)), ""))
     leaves = inputs(2, 40, *SHAPES[0][1:], grad=True)
     first, second = run(triton, leaves), run(triton, leaves)
     rows.append(verdict("same input, same bits", all(map(torch.equal, first, second)), ""))
@@ -205,19 +227,42 @@ def speed(multiply: float, copy: float) -> list[dict]:
 
 def backward(call: Callable, leaves: list) -> None:
     y = call(*leaves)
+    y = y[0] if isinstance(y, tuple) else y
     torch.autograd.grad(y, leaves, torch.ones_like(y))
 
 
+def sparse_speed() -> list[dict]:
+    """The sparse kernels beside the dense ones over zeros, at T = 4,096; and one with a single slot in use."""
+    rows, tokens = [], 18 if TINY else 4096
+    for batch, slots, top_k, width in SPARSE:
+        sets = [sparse_inputs(batch, tokens, slots, top_k, width, seed=seed, grad=True) for seed in range(2)]
+        row = {"B": batch, "T": tokens, "M": slots, "K": top_k, "D": width}
+        dense = partial(chunked.over_zeros, triton_dense.factorization_memory, eps=1e-6, initial_state=None)
+        for name, form in (("sparse", partial(fast.sparse_factorization_memory, backend="triton")), ("dense", dense)):
+            memories = [on_slots(chosen, slots, form, check_values=False) for _, chosen in sets]
+            calls = [partial(backward, memory, leaves) for memory, (leaves, _) in zip(memories, sets, strict=True)]
+            row[f"{name} both ms"] = milliseconds(calls)
+        print("  ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
+        rows.append(row)
+    return rows
+
+
 def decode(copy: float) -> list[dict]:
-    """Bytes per second of one step for all sequences, beside a copy's."""
+    """Bytes per second of one step for all sequences, dense and sparse, beside a copy's."""
     rows = []
     for batch, slots, width in SHAPES:
-        theta, phi, x = (v[:, 0] for v in inputs(batch * (1 if TINY else 32), 1, slots, width))
-        states = [torch.zeros(len(x), slots, width, device=DEVICE) for _ in range(2)]
-        took = milliseconds([lambda s=s, t=theta, p=phi, v=x: fast.step_(t, p, v, s) for s in states])
-        share = 2 * states[0].nbytes / took * 1e3 / copy
-        rows.append({"B": len(x), "M": slots, "D": width, "ms": took, "share of copy bandwidth": share})
-        print(f"decode, B {len(x)}, M {slots}, D {width}: {took:.3f} ms, {share:.0%} of a copy's bandwidth", flush=True)
+        for top_k in (None, min(4, slots)):
+            (theta, phi, x), chosen = sparse_inputs(batch * (1 if TINY else 32), 1, slots, top_k or slots, width)
+            theta, phi, x, chosen = (v[:, 0] for v in (theta, phi, x, chosen))
+            states = [torch.zeros(len(x), slots, width, device=DEVICE) for _ in range(2)]
+            step = partial(fast.step_, theta, phi, x)
+            if top_k is not None:
+                step = partial(fast.sparse_step_, theta, phi, chosen, x, check_values=False)
+            steps = [partial(step, state) for state in states]
+            took, moved = milliseconds(steps), 2 * 4 * len(x) * (top_k or slots) * width
+            row = {"B": len(x), "M": slots, "K": top_k or slots, "D": width, "ms": took}
+            rows.append(row | {"share of copy bandwidth": moved / took * 1e3 / copy})
+            print("decode  " + "  ".join(f"{k} {v:.3g}" for k, v in rows[-1].items()), flush=True)
     return rows
 
 
@@ -236,7 +281,8 @@ def main() -> int:
     checks = correctness()
     multiply, copy = rates()
     print(f"a matrix product runs at {multiply / 1e12:.3g} TFLOP/s, a copy at {copy / 1e9:.3g} GB/s")
-    result = {"about": about, "correctness": checks, "decode": decode(copy), "speed": speed(multiply, copy)}
+    result = {"about": about, "correctness": checks, "decode": decode(copy)}
+    result |= {"sparse": sparse_speed(), "speed": speed(multiply, copy)}
     if not TINY:
         part = RESULTS.with_suffix(".part")
         part.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,8 +1,10 @@
 """What the pages say of the code is so: links lead somewhere, quoted lines stand where they are said to."""
 
+import json
 import re
 from pathlib import Path
 
+import bench_sparse
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,3 +36,8 @@ def test_every_equation_of_the_loop_is_in_the_table():
     marked = [line.split("  # (")[0].strip() for line in lines if re.search(r"  # \(\d\)$", line)]
     quoted = [code for code, _ in quotes()]
     assert marked and all(line in quoted for line in marked), set(marked) - set(quoted)
+
+
+def test_the_page_shows_the_speeds_that_were_measured():
+    result = json.loads((ROOT / "docs" / "results" / "sparse.json").read_text())
+    assert bench_sparse.table(result["grid"]) in (ROOT / "docs" / "kernels.md").read_text()
