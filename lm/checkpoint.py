@@ -4,6 +4,10 @@
                          training.safetensors    the optimiser's moments and torch's random state
                          run.json                config, settings, corpus, versions, step, history
 
+The trained models that come with the project are checkpoints as well, without the training and in half precision:
+
+    lm/checkpoints/fm/model.safetensors, run.json
+
 A checkpoint is written under a hidden name, synced to disk and then renamed, so that a kill at any moment
 leaves the last one whole, and weights and JSON of two saves never mix. An older one goes once the newer is in
 place.
@@ -25,6 +29,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lm.model import Config, LanguageModel
+
+PUBLISHED = Path(__file__).parent / "checkpoints"
 
 T = TypeVar("T")
 
@@ -54,6 +60,34 @@ def write(folder: Path, model: LanguageModel, optimizer: Optimizer, record: dict
     return final
 
 
+def publish(checkpoint: Path, name: str, results: Callable[[LanguageModel], dict], folder: Path = PUBLISHED) -> Path:
+    """Put a checkpoint's model under folder/name with what `results` makes of it, in place of any before.
+
+    Weights are rounded to float16, half the size, and results are of the model as rounded: of what will be read.
+    """
+    record, model = read_record(checkpoint), read_model(checkpoint)
+    final, hidden = folder / name, folder / f".{name}.part"
+    if hidden.exists():  # by a call that was killed
+        shutil.rmtree(hidden)
+    hidden.mkdir(parents=True)
+    weights = {key: v.half() for key, v in _contiguous(model.state_dict()).items()}
+    _write(hidden / "model.safetensors", save(weights))
+    model.load_state_dict(weights)
+    record |= {"text": None, "results": results(model)}  # a path would mean nothing elsewhere
+    _write(hidden / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+    _sync_folder(hidden)
+    if final.exists():
+        remove(final)
+    os.replace(hidden, final)
+    _sync_folder(folder)
+    return final
+
+
+def published() -> list[str]:
+    """Names of the models that come with the project."""
+    return sorted(path.parent.name for path in PUBLISHED.glob("[!.]*/run.json"))
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints of a run, the oldest first."""
     return sorted(folder.glob("step-*"))
@@ -67,8 +101,13 @@ def remove(checkpoint: Path) -> None:
 
 
 def latest(path: str | Path) -> Path:
-    """The last checkpoint of a run's folder, or the path itself if it is one; CheckpointError if none."""
+    """The last checkpoint of a run's folder, the path itself if it is one, or the published one of that name.
+
+    CheckpointError if there is none.
+    """
     path = Path(path)
+    if str(path) in published() and not path.exists():
+        return PUBLISHED / path
     found = [path] if (path / "run.json").is_file() else checkpoints(path)
     if not found:
         raise CheckpointError(f"{path}: no checkpoint there (python -m lm train --out {path} makes one)")
@@ -94,7 +133,7 @@ def read_model(checkpoint: Path, device: str = "cpu") -> LanguageModel:
     def build() -> LanguageModel:
         model = LanguageModel(Config(**read_record(checkpoint)["config"]))
         model.load_state_dict(load((checkpoint / "model.safetensors").read_bytes()))
-        return model.to(device)
+        return model.to(device).eval()
 
     return intact(checkpoint, build)
 

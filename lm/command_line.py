@@ -14,8 +14,8 @@ import torch
 import fast
 from lm import checkpoint, demo, plots
 from lm.checkpoint import CheckpointError
-from lm.data import SPLITS, Corpus, DataError, read_corpus, reference_lines
-from lm.evaluate import bucket_edges, file_windows, loss_sums, summarise, table
+from lm.data import SPLITS, Corpus, DataError, Document, read_corpus, reference_lines
+from lm.evaluate import bucket_edges, document_loss, file_windows, loss_sums, summarise, table
 from lm.generate import Report, generate, printable
 from lm.model import MLP_WIDTH, Config, LanguageModel
 from lm.train import Diverged, Settings, resume, train
@@ -43,10 +43,13 @@ MODEL_OPTIONS = {
 }
 CHOICES = {"mixer": MIXERS, "rates": ("token", "slot"), "backend": ("auto", *fast.backends())}
 
+RUN = "folder of a run or of one checkpoint, or the name of one that comes along"
+
 SETTINGS_OPTIONS = {
     "steps": "optimiser steps",
     "batch": "windows a step",
     "length": "bytes a window",
+    "before": "bytes read before every other window, for a state that is not empty",
     "lr": "highest learning rate",
     "warmup": "steps until it is reached",
     "weight-decay": "decay of the matrices",
@@ -54,6 +57,8 @@ SETTINGS_OPTIONS = {
     "evaluate-every": "steps between held-out losses, each with a checkpoint",
     "seed": "of the weights and the batches",
 }
+
+LICENSE = Path(__file__).parent.parent / "LICENSE"  # a text that is the same on every machine
 
 
 class UsageError(Exception):
@@ -87,11 +92,14 @@ def _complain(args: argparse.Namespace, message: object, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lm", description="A byte-level language model.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | train | evaluate | generate")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="demo | train | evaluate | generate | publish"
+    )
     _demo_options(commands.add_parser("demo", help="check, train, compare and draw, in about three minutes"))
     _train_options(commands.add_parser("train", help="train a model, or go on with one"))
     _evaluate_options(commands.add_parser("evaluate", help="loss by position, in a table and a figure"))
     _generate_options(commands.add_parser("generate", help="text that follows a prompt"))
+    _publish_options(commands.add_parser("publish", help="measure a model and put it among those that come along"))
     return parser
 
 
@@ -139,25 +147,34 @@ def _given_only(group, option: str, field: str, kind: type, what: str, choices=N
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_evaluate)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of one checkpoint")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"{RUN} (default: all that come along)")
     parser.add_argument("--context", type=_positive, default=2048, help="longest position (default: %(default)s)")
     parser.add_argument("--split", choices=list(SPLITS), default="test", help="(default: %(default)s)")
     parser.add_argument("--reset", action="store_true", help="also with the state emptied every training length")
     parser.add_argument("--per-file", type=_positive, default=8, help="most windows a file (default: %(default)s)")
-    parser.add_argument("--out", help="folder for length.json and length.png (default: the first run's)")
+    parser.add_argument("--out", help="folder for length.json and length.png (default: the first run's; out)")
     _text_option(parser, "what the first run was trained on")
     _device_option(parser)
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_generate)
-    parser.add_argument("run_folder", metavar="RUN", help="folder of a run or of one checkpoint")
+    parser.add_argument("run_folder", nargs="?", default="fm-sparse", metavar="RUN", help=f"{RUN} (default: fm-sparse)")
     parser.add_argument("--prompt", default="", help="text to go on from (default: the start of a file)")
     parser.add_argument("--length", type=_positive, default=500, help="most bytes (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)")
     parser.add_argument("--top-p", type=float, default=0.95, help="share of the likeliest (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     _device_option(parser)
+
+
+def _publish_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_publish)
+    parser.add_argument("run_folder", metavar="RUN", help="folder of a run or of one checkpoint")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="(default: the mixer)")
+    parser.add_argument("--context", type=_positive, default=16384, help="longest position (default: %(default)s)")
+    parser.add_argument("--folder", default=str(checkpoint.PUBLISHED), help="where to (default: lm/checkpoints)")
+    _text_option(parser, "what the run was trained on")
 
 
 def _text_option(parser: argparse.ArgumentParser, default: str = "the standard library of this Python") -> None:
@@ -230,10 +247,13 @@ def _config(chosen: dict) -> Config:
 
 def _evaluate(args: argparse.Namespace) -> None:
     device = _device(args.device)
-    found = [checkpoint.latest(run) for run in args.runs]
+    runs = args.runs or checkpoint.published()
+    if not runs:
+        raise UsageError("no trained model comes along: name the folder of a run")
+    found = [checkpoint.latest(run) for run in runs]
     records = [checkpoint.read_record(path) for path in found]
     mixers = [record["config"]["mixer"] for record in records]
-    names = mixers if len(set(mixers)) == len(mixers) else args.runs
+    names = mixers if len(set(mixers)) == len(mixers) else runs
     corpus = _corpus_of(found[0], args.text)
     windows, paths = file_windows(corpus, args.split, args.context, args.per_file)
     length = records[0]["settings"]["length"]
@@ -248,7 +268,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"\nstate emptied every {length} bytes\n{table(emptied, length)}")
     references = reference_lines(corpus.text(args.split))
     print("\n" + ", ".join(f"{name} {bits:.2f}" for name, bits in references.items()) + " bits per byte")
-    folder = Path(args.out or args.runs[0])
+    folder = Path(args.out or ("out" if found[0].parent == checkpoint.PUBLISHED else runs[0]))
     folder.mkdir(parents=True, exist_ok=True)
     plots.draw_lengths(carried, folder / "length.png", train_length=length, reset=emptied, references=references)
     result = {
@@ -263,6 +283,30 @@ def _evaluate(args: argparse.Namespace) -> None:
     }
     (folder / "length.json").write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {folder / 'length.json'} and {folder / 'length.png'}")
+
+
+def _publish(args: argparse.Namespace) -> None:
+    found = checkpoint.latest(args.run_folder)
+    record, corpus = checkpoint.read_record(found), _corpus_of(found, args.text)
+    name = args.name or record["config"]["mixer"]
+    windows, paths = file_windows(corpus, "test", args.context)
+    length = record["settings"]["length"]
+
+    def results(model: LanguageModel) -> dict:
+        sums = [loss_sums(model, windows, length, reset=reset, label=name) for reset in (False, True)]
+        carried, emptied = (summarise(v, paths, bucket_edges(args.context)) for v in sums)
+        print(table({name: carried, f"every {length} emptied": emptied}, length))
+        few = sorted(corpus.splits["test"], key=lambda document: len(document.data))[:3]
+        return {
+            "carried": dataclasses.asdict(carried),
+            "reset": dataclasses.asdict(emptied),
+            "references": reference_lines(corpus.text("test")),
+            "files": {document.path: document_loss(model, document) for document in few},
+            "license": document_loss(model, Document("LICENSE", LICENSE.read_bytes())),
+        }
+
+    final = checkpoint.publish(found, name, results, Path(args.folder))
+    print(f"wrote {final}: {sum(file.stat().st_size for file in final.iterdir()) / 1e6:.2f} MB")
 
 
 def _generate(args: argparse.Namespace) -> None:

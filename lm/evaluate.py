@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from lm.data import Corpus, DataError
+from lm.data import Corpus, DataError, Document
 from lm.model import LanguageModel
 
 DRAWS = 2000  # bootstrap resamples
@@ -95,6 +95,14 @@ def loss_sums(
             sums[rows] = sums[rows].index_add(1, bucket_of[places], nats.double().cpu() / math.log(2))
     model.train(was_training)
     return sums
+
+
+@torch.no_grad()
+def document_loss(model: LanguageModel, document: Document) -> float:
+    """Bits per byte of one whole file, read from an empty state."""
+    tokens = document.tokens()[None].long().to(next(model.parameters()).device)
+    logits, _ = model(tokens[:, :-1])
+    return cross_entropy(logits[0].float(), tokens[0, 1:]).item() / math.log(2)
 
 
 def evaluate(

@@ -36,11 +36,16 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. `warmup` steps rise to `lr`, the rest falls along a cosine to a tenth of it."""
+    """How to train. `warmup` steps rise to `lr`, the rest falls along a cosine to a tenth of it.
+
+    before: in every other step, a window starts from the state that so many bytes before it leave, read without
+    gradients (truncated backpropagation through time), not from an empty one.
+    """
 
     steps: int = 2000
     batch: int = 16
     length: int = 256
+    before: int = 0
     lr: float = 3e-3
     warmup: int = 50
     weight_decay: float = 0.1
@@ -55,7 +60,7 @@ class Settings:
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "seed"):
+        for name in ("before", "warmup", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
@@ -116,9 +121,17 @@ def resume(
     return _run(model, optimizer, settings, _texts(corpus, settings), found.parent, record, quiet, label)
 
 
-def bits_per_byte(model: LanguageModel, tokens: Tensor) -> Tensor:
-    """Mean loss of windows [B, T + 1] from empty states, a scalar that gradients flow from."""
-    logits, _ = model(tokens[:, :-1])
+def bits_per_byte(model: LanguageModel, tokens: Tensor, before: int = 0) -> Tensor:
+    """Mean loss of windows [B, before + T + 1] over the last T, a scalar that gradients flow from.
+
+    The state is empty at first; the tokens `before` change it, and no gradient flows back into them.
+    """
+    state = None
+    if before:
+        with torch.no_grad():
+            _, state = model(tokens[:, :before])
+    tokens = tokens[:, before:]
+    logits, _ = model(tokens[:, :-1], state)
     return cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()) / math.log(2)
 
 
@@ -133,7 +146,8 @@ def held_out_loss(model: LanguageModel, windows: Tensor, batch: int) -> float:
 
 def _texts(corpus: Corpus, settings: Settings) -> tuple[Tensor, Tensor]:
     """The stream to train on, and held-out windows [N, length + 1]."""
-    stream, held_out = (corpus.stream(split, at_least=settings.length + 1) for split in ("train", "validation"))
+    at_least = {"train": settings.before + settings.length + 1, "validation": settings.length + 1}
+    stream, held_out = (corpus.stream(split, size) for split, size in at_least.items())
     return stream, even_windows(held_out, HELD_OUT_WINDOWS, settings.length)
 
 
@@ -150,8 +164,9 @@ def _run(
         while record["step"] < settings.steps:
             began = time.perf_counter()
             torch.manual_seed(settings.seed + record["step"])  # a router's noise is the same after a resume
-            windows = sample_batch(stream, settings.batch, settings.length, settings.seed, record["step"])
-            loss = update(model, optimizer, windows.to(device), settings.clip)
+            before = settings.before * (record["step"] % 2)
+            windows = sample_batch(stream, settings.batch, before + settings.length, settings.seed, record["step"])
+            loss = update(model, optimizer, windows.to(device), settings.clip, before)
             if loss is None:
                 raise _diverged("training loss or gradient", record["step"], folder)
             scheduler.step()
@@ -166,13 +181,13 @@ def _run(
             if interrupted.is_set():
                 saved = checkpoint.write(folder, model, optimizer, record)
                 raise KeyboardInterrupt(f"stopped at step {record['step']}, saved {saved}; --resume continues")
-    return model
+    return model.eval()
 
 
-def update(model: LanguageModel, optimizer: AdamW, windows: Tensor, clip: float) -> float | None:
-    """One optimiser step; the loss before it, or None (and no step) if it or a gradient is not finite."""
+def update(model: LanguageModel, optimizer: AdamW, windows: Tensor, clip: float, before: int = 0) -> float | None:
+    """One optimiser step; `bits_per_byte` before it, or None (and no step) if it or a gradient is not finite."""
     optimizer.zero_grad()
-    loss = bits_per_byte(model, windows)
+    loss = bits_per_byte(model, windows, before)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     if not torch.isfinite(loss + norm):

@@ -17,6 +17,7 @@ from lm.model import Config, LanguageModel
 from lm.train import Diverged, Settings
 
 SMALL = {"d_model": 16, "num_layers": 1, "head_width": 8, "state_width": 4, "num_slots": 4, "top_k": 2}
+SMALL |= {"router_noise": 0.1}  # drawn anew in every step, the same after a resume
 SETTINGS = Settings(steps=6, batch=2, length=16, warmup=2, evaluate_every=2)
 MIXERS = ["fm", "fm-sparse", "mamba2", "transformer"]
 
@@ -45,11 +46,12 @@ def interrupt_at(monkeypatch, step):
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_resumed_run_ends_in_the_same_bits(corpus, tmp_path, monkeypatch, mixer):
-    whole = run(corpus, tmp_path / "whole", mixer)
+    settings = dataclasses.replace(SETTINGS, before=5)
+    whole = run(corpus, tmp_path / "whole", mixer, settings)
     with monkeypatch.context() as patched:
         interrupt_at(patched, 2)  # the third step: the held-out loss is due after the second and the fourth
         with pytest.raises(KeyboardInterrupt, match=r"stopped at step 3, saved .*step-00000003; --resume continues"):
-            run(corpus, tmp_path / "parts", mixer)
+            run(corpus, tmp_path / "parts", mixer, settings)
     torch.manual_seed(99)
     torch.rand(5)  # the state of the generator must come from the checkpoint
     resumed = train.resume(tmp_path / "parts", corpus, quiet=True)
@@ -159,9 +161,9 @@ def test_an_interrupt_in_the_last_step_is_not_lost(corpus, tmp_path, monkeypatch
 def test_a_loss_that_is_no_number_names_the_step_and_the_last_good_checkpoint(corpus, tmp_path, monkeypatch, bad):
     real, calls = train.bits_per_byte, []
 
-    def poisoned(model, windows):
+    def poisoned(model, windows, before):
         calls.append(len(windows))
-        return real(model, windows) * (bad if model.training and sum(n == 2 for n in calls) > 3 else 1.0)
+        return real(model, windows, before) * (bad if model.training and sum(n == 2 for n in calls) > 3 else 1.0)
 
     monkeypatch.setattr(train, "bits_per_byte", poisoned)
     monkeypatch.setattr(train, "held_out_loss", lambda *_: 1.0)
@@ -256,17 +258,31 @@ def test_rate_rises_then_falls_to_a_tenth():
 def test_each_step_has_its_rate_and_its_batch(corpus, tmp_path, monkeypatch):
     rates, batches, update = [], [], train.update
 
-    def noting(model, optimizer, windows, clip):
+    def noting(model, optimizer, windows, clip, before):
         rates.append(optimizer.param_groups[1]["lr"])
-        batches.append(windows)
-        return update(model, optimizer, windows, clip)
+        batches.append((windows, before))
+        return update(model, optimizer, windows, clip, before)
 
     monkeypatch.setattr(train, "update", noting)
-    run(corpus, tmp_path)
+    run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, before=7))
     assert rates == pytest.approx([SETTINGS.lr * SETTINGS.rate(step) for step in range(6)])
     stream = corpus.stream("train")
-    for step, windows in enumerate(batches):
-        assert windows.equal(sample_batch(stream, 2, 16, SETTINGS.seed, step))
+    for step, (windows, before) in enumerate(batches):
+        assert before == (0, 7)[step % 2]
+        assert windows.equal(sample_batch(stream, 2, before + 16, SETTINGS.seed, step))
+
+
+def test_what_comes_before_a_window_fills_the_state_and_gets_no_gradient(corpus):
+    model = LanguageModel(Config(mixer="fm-sparse", **{**SMALL, "router_noise": 0.0}))
+    tokens = corpus.stream("train")[None, :25].long()
+    loss = train.bits_per_byte(model, tokens, before=8)
+    (gradient,) = torch.autograd.grad(loss, model.embedding.weight)
+    _, state = model(tokens[:, :8])
+    state = tuple(type(part)(*(v.detach() for v in part)) for part in state)
+    logits, _ = model(tokens[:, 8:-1], state)
+    want = torch.nn.functional.cross_entropy(logits[0], tokens[0, 9:]) / math.log(2)
+    assert loss.item() == pytest.approx(want.item()) and loss != train.bits_per_byte(model, tokens[:, 8:])
+    torch.testing.assert_close(gradient, torch.autograd.grad(want, model.embedding.weight)[0])
 
 
 @pytest.mark.parametrize(
@@ -281,6 +297,7 @@ def test_each_step_has_its_rate_and_its_batch(corpus, tmp_path, monkeypatch):
         ("warmup", -1, "warmup must not be negative"),
         ("weight_decay", -0.1, "weight_decay must not be negative"),
         ("seed", -1, "seed must not be negative"),
+        ("before", -1, "before must not be negative"),
     ],
 )
 def test_bad_settings_are_named(field, value, message):

@@ -1,0 +1,83 @@
+"""The trained models that come along: how they are made, and that each is what its numbers say."""
+
+import json
+
+import pytest
+import torch
+
+from lm import checkpoint, command_line
+from lm.data import Document, read_corpus
+from lm.evaluate import document_loss
+
+SMALL = ["--width", "16", "--layers", "1", "--steps", "3", "--batch", "2", "--length", "16", "--quiet"]
+PUBLISHED = checkpoint.published()
+every_model = pytest.mark.parametrize("name", PUBLISHED)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "fox.txt"
+    path.write_bytes(b"the quick brown fox jumps over the lazy dog. " * 60)
+    return str(path)
+
+
+@pytest.fixture
+def folder(text, tmp_path, monkeypatch):
+    """A run, published where nothing was before."""
+    monkeypatch.setattr(checkpoint, "PUBLISHED", tmp_path / "models")
+    run = str(tmp_path / "run")
+    options = ["--mixer", "fm", "--slots", "4", "--text", text, "--out", run]
+    assert command_line.main(["train", *SMALL, *options]) == 0
+    where = ["--context", "32", "--text", text, "--folder", str(tmp_path / "models")]
+    assert command_line.main(["publish", run, "small", *where]) == 0
+    return tmp_path
+
+
+def test_a_published_model_is_the_run_rounded_with_its_numbers(folder, text):
+    path = checkpoint.latest("small")
+    model, whole = checkpoint.read_model(path), checkpoint.read_model(checkpoint.latest(folder / "run"))
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight.half().float()), name
+    record = checkpoint.read_record(path)
+    assert record["results"]["license"] == document_loss(model, Document("LICENSE", command_line.LICENSE.read_bytes()))
+    (document,) = read_corpus(text).splits["test"]
+    assert record["results"]["files"] == {"fox.txt": document_loss(model, document)}
+    assert record["results"]["carried"]["last"][-1] == 32 and record["text"] is None
+    assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "run.json"]
+
+
+def test_publishing_again_replaces(folder, text):
+    where = ["--context", "16", "--text", text, "--folder", str(folder / "models")]
+    (folder / "models" / ".small.part").mkdir()  # of a call that was killed
+    assert command_line.main(["publish", str(folder / "run"), "small", *where]) == 0
+    assert checkpoint.read_record(checkpoint.latest("small"))["results"]["carried"]["last"][-1] == 16
+    assert [path.name for path in (folder / "models").iterdir()] == ["small"]
+
+
+def test_commands_find_a_published_model_by_name_and_all_by_default(folder, text, capsys):
+    assert command_line.main(["generate", "small", "--length", "5"]) == 0
+    assert "5 tokens" in capsys.readouterr().err
+    out = ["--context", "32", "--text", text, "--out", str(folder / "out")]
+    assert command_line.main(["evaluate", *out]) == 0
+    assert list(json.loads((folder / "out" / "length.json").read_text())["carried"]) == ["fm"]
+
+
+def test_without_models_evaluate_asks_for_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "PUBLISHED", tmp_path)
+    assert command_line.main(["evaluate"]) == 2
+    assert "no trained model comes along: name the folder of a run" in capsys.readouterr().err
+
+
+@every_model
+def test_a_model_that_comes_along_is_small_and_reads_as_its_numbers_say(name):
+    path = checkpoint.latest(name)
+    assert sum(file.stat().st_size for file in path.iterdir()) < 2e6
+    record, model = checkpoint.read_record(path), checkpoint.read_model(path)
+    loss = document_loss(model, Document("LICENSE", command_line.LICENSE.read_bytes()))
+    assert loss == pytest.approx(record["results"]["license"], abs=1e-3)
+    corpus = read_corpus()
+    if corpus.manifest_hash == record["corpus"]["manifest_hash"]:  # losses of two Python versions are not compared
+        for document in corpus.splits["test"]:
+            if document.path in record["results"]["files"]:
+                expected = record["results"]["files"][document.path]
+                assert document_loss(model, document) == pytest.approx(expected, abs=1e-3), document.path
