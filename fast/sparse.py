@@ -90,7 +90,7 @@ class _Pairs:
     """The pairs (token, slot) sorted by sequence and slot, tokens in order.
 
     order [B T K]: what torch.sort says. token [pairs]: of all B T. start, end: where runs start and end, counted from
-    the block; start_run, end_run: sequence * M + slot.
+    the block. used: each run's sequence * M + slot.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class _Pairs:
         self.token = torch.cat([token, first.expand(-1, self.length - self.size)], 1).flatten()
         edge, outer = run.diff() != 0, run.new_ones(min(len(run), 1), dtype=torch.bool)
         start, end = (torch.cat(v).nonzero()[:, 0] for v in ((outer, edge), (edge, outer)))
-        self.start_run, self.end_run = run[start], run[end]
+        self.used = run[start]
         self.start_at, self.end_at = (v + v // max(self.size, 1) * (self.length - self.size) for v in (start, end))
         self.start, self.end = self.start_at % self.block, self.end_at % self.block
 
@@ -255,7 +255,7 @@ class _Inputs:
         first = self.x[pairs.token[pairs.start_at]]
         before = torch.zeros_like(first)
         if initial_state is not None:
-            before = initial_state.to(dtype).flatten(0, 1)[pairs.start_run]
+            before = initial_state.to(dtype).flatten(0, 1)[pairs.used]
         self.first = before.lerp(first, self.theta[pairs.start_at, None])
         self.step = first - before  # [runs, D]
 
@@ -286,7 +286,7 @@ def _forward_op(
         carried = _entering(block, local, h.new_zeros(len(block.between), width) if block.opens else leaving)
         leaving = carried[:, -1]
         _carry(local, block.reach, carried[:, :-1])
-        states.index_copy_(0, pairs.end_run[block.ends], h.index_select(0, pairs.end[block.ends]))
+        states.index_copy_(0, pairs.used[block.ends], h.index_select(0, pairs.end[block.ends]))
         squares = torch.linalg.vector_norm(h, dim=-1).square_()
         if save:
             entering[block.chunks], norms[at] = carried[:, :-1].flatten(0, 1), squares
@@ -311,7 +311,7 @@ def _backward_op(
     dtype, width = dfinal.dtype, x.shape[-1]
     given = _Inputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, dtype, order)
     pairs, dy = given.pairs, dy.to(dtype).reshape(-1, width)
-    dlast = dfinal.flatten(0, 1)[pairs.end_run]
+    dlast = dfinal.flatten(0, 1)[pairs.used]
     dfirst, gate, read = torch.empty_like(given.first), torch.empty_like(norms), torch.empty_like(norms)
     inverse = (norms / width + eps).rsqrt_()
     psi = given.phi * inverse
@@ -343,7 +343,7 @@ def _backward_op(
     if total is not dx:
         dx.copy_(total)
     dinitial.copy_(dfinal)  # of the slots that no token names
-    dinitial.flatten(0, 1)[pairs.start_run] = dfirst.mul_(1 - given.theta[pairs.start_at, None])
+    dinitial.flatten(0, 1)[pairs.used] = dfirst.mul_(1 - given.theta[pairs.start_at, None])
     return dtheta, dphi, dx, dinitial
 
 

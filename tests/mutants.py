@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("reference", "fast", "tests", "pyproject.toml")
+ROOMS = ("reference", "fast", "lm", "tests", "pyproject.toml")
 CHUNKED, LOOP, INIT, CHECKS, TRITON, TRITON_STEP = (
     "fast/chunked.py", "reference/factorization_memory.py", "fast/__init__.py", "fast/checks.py",
     "fast/triton_dense.py", "fast/triton_step.py",
@@ -32,6 +32,9 @@ PACKED_BLOCKS = f"{KERNELS}::test_obeys[packed_sequences_are_separate_sequences]
 BLOCKS = f"{KERNELS}::test_more_slots_and_columns_than_a_block {PACKED_BLOCKS}"
 STEP_KERNELS = "tests/test_triton_step.py"
 TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/test_triton_sparse.py"
+GROUPED, PAIRS = "fast/sparse.py", f"{PARITY}[sparse-grouped]"
+PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-grouped]"
+LAYERS, LAYER_TESTS = "lm/layers.py", "tests/test_layers.py"
 
 
 class Fault(NamedTuple):
@@ -229,6 +232,130 @@ FAULTS = [
          "return y, state.index_put_(at, touched)", "return y, state.index_put(at, touched)"),
         ("sparse_step writes in place",
          "return y, state.index_put(at, touched)", "return y, state.index_put_(at, touched)"),
+    ),
+    *planted(
+        GROUPED, PAIRS,
+        ("grouped: rows share their slots", "(slots + num_slots * sequence)", "(slots + 0 * sequence)"),
+        ("grouped: pairs in turn are of tokens in turn",
+         "(self.order // per_token)", "(self.order % (slots.numel() // per_token))"),
+        ("grouped: put takes",
+         "out.view(-1)[self.order] = v.view(self.rows, self.length)[:, : self.size].flatten().to(out.dtype)",
+         "out.view(-1)[:] = v.view(self.rows, self.length)[:, : self.size].flatten()[self.order].to(out.dtype)"),
+        ("grouped: inverse of the order saved", "order.copy_(pairs.order)", "order.copy_(pairs.order.argsort())"),
+        ("grouped: carry forgotten", "        _carry(local, block.reach, carried[:, :-1])\n", ""),
+        ("grouped: carry undecayed", "addcmul_(decay, entering", "addcmul_(torch.ones_like(decay), entering"),
+        ("grouped: a run goes on from the last one",
+         "self.keep[pairs.start_at], self.write[pairs.start_at] = 0, 1", "self.write[pairs.start_at] = 1"),
+        ("grouped: first pair's offer weighted twice",
+         "self.keep[pairs.start_at], self.write[pairs.start_at] = 0, 1", "self.keep[pairs.start_at] = 0"),
+        ("grouped: initial state forgotten",
+         "if initial_state is not None:\n            before", "if False:\n            before"),
+        ("grouped: unnamed slots forgotten",
+         "final.copy_(torch.zeros((), dtype=dtype) if initial_state is None else initial_state)", "final.zero_()"),
+        ("grouped: final state a pair too early",
+         "h.index_select(0, pairs.end[block.ends])", "h.index_select(0, (pairs.end[block.ends] - 1).clamp(min=0))"),
+        ("grouped: sum of squares, not their mean", "(squares / width + eps)", "(squares + eps)"),
+        ("grouped: state in half precision",
+         "        squares = torch", "        h.copy_(h.half())\n        squares = torch"),
+        ("grouped: |h|^2 kept in the dtype of x", "x.new_empty(pairs, dtype=dtype)", "x.new_empty(pairs)"),
+        ("grouped: pull of the norm has the wrong sign", " / -width", " / width"),
+        ("grouped: gradient of the final state forgotten",
+         "        pull.index_add_(0, pairs.end[block.ends], dlast[block.ends])\n", ""),
+        ("grouped: dtheta takes the state after", "offers[1:] -= h[:-1]", "offers[1:] -= h[1:]"),
+        ("grouped: dtheta of first pairs from the run before",
+         "        offers.index_copy_(0, pairs.start[block.starts], given.step[block.starts])\n", ""),
+        ("grouped: dtheta of first pairs forgets h_0", "self.step = first - before", "self.step = first"),
+        ("grouped: first pairs hand all to dx", "mul_(given.theta[at, None])", "mul_(given.write[at, None])"),
+        ("grouped: dh_0 undecayed", "dfirst.mul_(1 - given.theta[pairs.start_at, None])", "dfirst"),
+    ),
+    *planted(
+        GROUPED, PIECES,
+        ("grouped: runs counted to a pair beyond the block",
+         "torch.searchsorted(v, bounds)", "torch.searchsorted(v, bounds, right=True)"),
+        ("grouped: decays of a part's first block for all",
+         "(begin - begins[i]) // self.line, (end - begins[i]) // self.line", "0, (end - begin) // self.line"),
+        ("grouped: lines of a row side by side", "max(1, most // line) if lines == 1 else 1", "max(1, most // line)"),
+        ("grouped: state not carried over lines",
+         "torch.cat([start[:, None], last], 1)", "torch.cat([0 * start[:, None], last], 1)"),
+        ("grouped: adjoint not carried over lines", " if block.closes else after\n", "\n"),
+        ("grouped: adjoint of a line's end handed on", "return leaving[:, 0]", "return leaving[:, -1]"),
+        ("grouped: dtheta forgets the state before a block", "        offers[0] -= carried[0, 0]\n", ""),
+    ),
+    *planted(
+        GROUPED, f"{PACKED}[sparse-grouped]",
+        ("grouped: a packed sequence begins a token late",
+         "torch.arange(tokens, device=slots.device), right=True)", "torch.arange(tokens, device=slots.device))"),
+    ),
+    *planted(
+        GROUPED, f"{OPERATORS} -k nan",
+        ("grouped: padding belongs to the first row", "[:, None] * tokens  # a padding", "[:, None] * 0  # a padding"),
+        ("grouped: a row goes on from the last one", "begin % self.length == 0", "begin == 0"),
+        ("grouped: adjoint crosses rows", "end % self.length == 0", "end == len(keep)"),
+    ),
+    *planted(
+        GROUPED, f"{OPERATORS} -k saved",
+        ("grouped: saved without gradients", "[0] if save else 0", "[0]"),
+        ("grouped: asked to save without gradients", "save = torch.is_grad_enabled() and any(", "save = any("),
+        ("grouped: a state saved for every pair", "x.new_empty(pairs // CHUNK, width", "x.new_empty(pairs, width"),
+    ),
+    *planted(
+        GROUPED, f"{OPERATORS} -k blocks",
+        ("grouped: decays of all pairs at once", "max(1, PART_PAIRS // self.block)", "max(1, len(begins))"),
+        ("grouped: states of all pairs at once", "min(pairs.block, len(given.keep))", "len(given.keep)"),
+        ("grouped: a line too few", "-(-chunks // min(most, LINE_CHUNKS))", "chunks // min(most, LINE_CHUNKS)"),
+    ),
+    *planted(
+        GROUPED, f"{ERRORS}::test_slots",
+        ("grouped: slots not looked into",
+         "_checked_slots(slots, num_slots, check_values)", "_checked_slots(slots, num_slots, False)"),
+    ),
+    *planted(
+        GROUPED, f"{OPERATORS}::test_auto_takes_the_form_that_fits",
+        ("grouped: cheaper than it is", "slots_per_token <= 2 + num_slots / 16", "slots_per_token <= num_slots"),
+    ),
+    *planted(
+        INIT, f"{OPERATORS}::test_auto_takes_the_form_that_fits",
+        ("auto: sparse however many slots a token uses",
+         "if sparse.is_cheaper(slots_per_token, num_slots):", "if True:"),
+        ("auto: grouped on a GPU", '"triton" if on_gpu else "grouped"', '"grouped"'),
+        ("auto: no kernel for many slots per token", "        elif on_gpu:\n", "        elif False:\n"),
+        ("auto: triton takes float64", "inputs[0].is_cuda and not _is_wide(*inputs)", "inputs[0].is_cuda"),
+        ("auto: grouped is dense", '{"grouped": sparse, "chunked"', '{"grouped": chunked, "chunked"'),
+    ),
+    *planted(
+        INIT, f"{KERNELS}::test_float64_is_refused",
+        ("auto: sparse kernel takes float64",
+         '    if backend == "triton":\n        _check_triton(*inputs)\n', '    if backend == "triton":\n'),
+    ),
+    *planted(
+        LAYERS, f"{LAYER_TESTS}::test_of_equal_affinities_the_lowest_slot_is_kept",
+        ("router: of equals the highest slot", "(rank * num_slots - torch.arange", "(rank * num_slots + torch.arange"),
+        ("router: 0.0 above -0.0", "(logits.float() + 0.0)", "logits.float()"),
+        ("router: negative logits in reverse", "torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)", "bits"),
+        ("router: float64 logits ranked in float32", "if logits.dtype == torch.float64:", "if False:"),
+    ),
+    *planted(
+        LAYERS, f"{LAYER_TESTS}::test_noise_and_balance_are_of_training_alone",
+        ("router: noise outside of training", "if self.training and self.router_noise:", "if self.router_noise:"),
+        ("router: balance outside of training", "if self.training and self.balance:", "if self.balance:"),
+    ),
+    *planted(
+        LAYERS, f"{LAYER_TESTS}::test_noise_is_of_the_deviation_asked_for_whatever_the_temperature",
+        ("router: noise of deviation 1", "self.router_noise * torch.randn_like(logits)", "torch.randn_like(logits)"),
+        ("router: noise over tau", "self.router_noise * torch", "self.router_noise / self.temperature * torch"),
+        ("router: one noise for all tokens", "torch.randn_like(logits)", "torch.randn_like(logits[:1, :1])"),
+    ),
+    *planted(
+        LAYERS, f"{LAYER_TESTS}::test_the_balance_loss_joins_what_the_output_leads_to",
+        ("router: balance of all slots", "balance_loss(logits, slots))", "balance_loss(logits, None))"),
+        ("router: balance loss not added", "torch.ones_like(*ctx", "torch.zeros_like(*ctx"),
+        ("router: balance loss hides the loss", "return dx, torch.ones", "return 0 * dx, torch.ones"),
+    ),
+    *planted(
+        LAYERS, f"{LAYER_TESTS}::test_the_balance_loss_is_its_formula",
+        ("router: share has a gradient", "share = affinity.detach()", "share = affinity"),
+        ("router: share of tokens, not of pairs", "/ slots.numel()", "/ slots[..., 0].numel()"),
+        ("router: last slots unused not counted", "bincount(minlength=num_slots)", "bincount()"),
     ),
     *planted(
         CHECKS, ERRORS,

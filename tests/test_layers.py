@@ -180,14 +180,15 @@ def test_low_precision_parameters(name):
     assert_close(y.double(), mixer.double()(x.double())[0], 5e-2)
 
 
-LOGITS = st.sampled_from([-math.inf, -2.0, -1e-40, -0.0, 0.0, 1e-40, 1.0, 3e38])
+LOGITS = st.sampled_from([-math.inf, -2.0, -1e-40, -0.0, 0.0, 1e-40, 1.0, 1 + 1e-12, 3e38])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @given(st.lists(st.lists(LOGITS, min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 6))
 def test_of_equal_affinities_the_lowest_slot_is_kept(dtype, rows, k):
-    got = top_slots(torch.tensor(rows, dtype=dtype), k)
-    assert got.tolist() == [sorted(range(6), key=lambda slot: -row[slot])[:k] for row in rows]
+    logits = torch.tensor(rows, dtype=dtype)
+    best = [sorted(range(6), key=lambda slot: -row[slot])[:k] for row in logits.tolist()]
+    assert top_slots(logits, k).tolist() == best
 
 
 def test_ties_in_a_large_router_go_to_the_lowest_slots():
@@ -281,15 +282,42 @@ def test_a_state_of_another_batch_size_is_refused(name):
 def test_noise_and_balance_are_of_training_alone(top_k):
     plain, x = FactorizationMemory(WIDTH, 6, top_k=top_k), some_input(dtype=torch.float32)
     noisy, even = (FactorizationMemory(WIDTH, 6, top_k=top_k, **v) for v in ({"router_noise": 1.0}, {"balance": 1.0}))
+
+    def results(layer):
+        y, _ = layer(x)
+        return y, *torch.autograd.grad(y.square().sum(), layer.in_proj.weight)
+
     for layer in (noisy, even):
         layer.load_state_dict(plain.state_dict())
-        assert torch.equal(layer.eval()(x)[0], plain(x)[0])
+        assert all(torch.equal(a, b) for a, b in zip(results(layer.eval()), results(plain), strict=True))
     assert torch.equal(even.train()(x)[0], plain(x)[0])
     torch.manual_seed(0)
     first, second = (noisy.train()(x)[0] for _ in range(2))
     assert not torch.equal(first, second)
     torch.manual_seed(0)
     assert torch.equal(noisy(x)[0], first)
+
+
+def test_noise_is_of_the_deviation_asked_for_whatever_the_temperature():
+    layer = FactorizationMemory(WIDTH, 5, temperature=0.5, router_noise=0.7)
+    torch.nn.init.zeros_(layer.in_proj.weight)
+    logits = layer.route(some_input(T=5000, dtype=torch.float32)).theta.log()
+    deviation = (logits - logits.mean(-1, keepdim=True)).std((0, 1))  # of a slot's noise, less the mean of all five
+    assert torch.allclose(deviation, torch.tensor(0.7 * (1 - 1 / 5) ** 0.5), rtol=0.05)
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_the_balance_loss_is_its_formula(top_k):
+    """Also where the last slot is not used; and its gradient is that of a fixed share."""
+    logits = (torch.randn(4, 4, 6, dtype=torch.float64) - 9 * torch.eye(6)[-1]).requires_grad_()
+    affinity = logits.softmax(-1).mean((0, 1))
+    share, slots = affinity.detach(), None
+    if top_k is not None:
+        slots = top_slots(logits, top_k)
+        share = torch.zeros_like(logits).scatter(-1, slots, 1.0).mean((0, 1)) / top_k
+    losses = balance_loss(logits, slots), 6 * (share * affinity).sum()
+    assert_close(*losses)
+    assert_close(*(torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in losses))
 
 
 @pytest.mark.parametrize("top_k", [None, 2])

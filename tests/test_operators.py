@@ -1,6 +1,7 @@
 """What torch expects of an operator: gradcheck, opcheck, compile, autocast, no side effects, bounded memory."""
 
 import shutil
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -218,34 +219,68 @@ def test_nan_in_nan_out(form, backend, position):
     assert grads[2][0].isnan().any() and grads[2][1].isfinite().all()
 
 
-def test_what_is_saved_grows_with_chunks_not_with_tokens():
+@pytest.mark.parametrize("row", [0, 1])
+def test_nan_stays_in_its_row_where_rows_are_several_lines(row):
+    floating, slots = inputs("sparse", T=150)
+    floating = [v.detach().clone() for v in floating]
+    floating[3][row] = torch.nan
+    with patch.object(sparse, "LINE_CHUNKS", 4):
+        for v in results(function("sparse", slots, backend="grouped"), floating):
+            assert v[row].isnan().any() and v[1 - row].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "form, backend, states", [("dense", "chunked", 2 * 1024 // 32 * 16), ("sparse", "grouped", 2 * 1024 * 3 // 16)]
+)
+def test_what_is_saved_grows_with_chunks_not_with_tokens(form, backend, states):
     """Beside the inputs: a state per chunk, and inner products, which do not depend on the width of a slot."""
 
     def saved(width: int) -> int:
-        floating, _ = inputs("dense", B=2, T=1024, M=16, D=width)
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda v: sizes.append(v.numel()), lambda v: v):
-            fast.factorization_memory(*floating)
-        return sum(sizes) - sum(v.numel() for v in floating[:3])
+        floating, slots = inputs(form, B=2, T=1024, M=16, D=width)
+        given, sizes = {v.data_ptr() for v in floating}, []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda v: sizes.append(0 if v.data_ptr() in given else v.numel()), lambda v: v
+        ):
+            function(form, slots, backend=backend)(*floating)
+        return sum(sizes)
 
-    per_chunk = 2 * (1024 // 32) * 16
-    assert saved(200) - saved(100) == 100 * per_chunk
-    assert saved(100) - 100 * per_chunk < 5 * 2 * 1024 * 16
+    assert saved(200) - saved(100) == 100 * states
+    assert saved(100) - 100 * states < 5 * 2 * 1024 * 16
 
 
-@pytest.mark.parametrize("form", ["forward", "backward"])
-def test_the_grouped_form_allocates_nothing_of_the_size_of_all_slots_of_all_tokens(form):
-    """No tensor has B T M numbers, let alone D times as many; blocks bound those with D for a pair."""
-    B, T, M, D, K = 2, 600, 1000, 2, 3
+def largest(form: str, B: int, T: int, M: int, D: int, K: int) -> int:
+    """Numbers of the largest tensor that one pass of the grouped form makes."""
     (theta, phi, x, state), slots = inputs("sparse", B=B, T=T, M=M, D=D, K=K)
-    largest = Largest()
     operator = sparse._forward_op if form == "forward" else sparse._backward_op
     arguments = [v.detach() if isinstance(v, torch.Tensor) else v for v in (theta, phi, slots, x, M, state, None)]
     y, final, *saved = sparse._forward_op(*arguments, 1e-6, True)
     rest = (*arguments, 1e-6, True) if form == "forward" else (y, final, *arguments, *saved, 1e-6)
-    with largest:
+    with Largest() as seen:
         operator._init_fn(*rest)
-    assert state.numel() <= largest.numbers < B * T * K * 32 < B * T * M / 4
+    return seen.numbers
+
+
+@pytest.mark.parametrize("form", ["forward", "backward"])
+def test_the_grouped_form_allocates_nothing_of_the_size_of_all_slots_of_all_tokens(form):
+    """No tensor has B T M numbers, let alone D times as many."""
+    B, T, M, D, K = 2, 600, 1000, 2, 3
+    assert B * M * D <= largest(form, B, T, M, D, K) < B * T * K * 32 < B * T * M / 4
+
+
+@pytest.mark.parametrize("form", ["forward", "backward"])
+def test_blocks_and_parts_bound_what_the_grouped_form_works_on(form):
+    """No tensor has D numbers, nor a row of decays, for each of the B T K pairs: x is the largest."""
+    with patch.multiple(sparse, BLOCK_NUMBERS=2048, PART_PAIRS=512):
+        assert largest(form, B=2, T=600, M=16, D=16, K=8) == 2 * 600 * 16
+
+
+@pytest.mark.parametrize("width", [1, 64, 512, 100_000])
+@pytest.mark.parametrize("pairs", [0, 1, 16, 17, 2050, 100_000])
+def test_lines_and_blocks_are_no_larger_than_asked_for(pairs, width):
+    row, line, block = sparse._row_length(pairs, width)
+    assert 0 <= row - pairs < max(row // line, 1) * sparse.CHUNK
+    assert row % line == block % line == line % sparse.CHUNK == 0 and line in (row, block, sparse.CHUNK)
+    assert line <= sparse.LINE_CHUNKS * sparse.CHUNK and block <= max(sparse.BLOCK_NUMBERS / width, sparse.CHUNK)
 
 
 class Largest(TorchDispatchMode):
@@ -261,12 +296,14 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_nothing_is_saved_without_gradients():
-    floating, _ = inputs("dense")
-    with torch.no_grad():
-        fast.factorization_memory(*floating)
-    *_, states, start, norms, gram = OPERATORS.chunked(*(v.detach() for v in floating), None, 1e-6, 4, False)
-    assert not any(v.numel() for v in (states, start, norms, gram))
+@every_backend
+def test_nothing_is_saved_without_gradients(form, backend):
+    floating, slots = inputs(form)
+    module = {"chunked": chunked, "grouped": sparse}[backend]
+    with torch.no_grad(), patch.object(module, "_forward_op", wraps=module._forward_op) as operator:
+        function(form, slots, backend=backend)(*floating)
+        _, _, *saved = operator(*operator.call_args.args)
+    assert not any(v.numel() for v in saved)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0), (0, 0)])

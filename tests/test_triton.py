@@ -220,9 +220,13 @@ def test_nan_in_gives_nan_out():
 
 
 def test_float64_is_refused():
-    inputs = ordinary(1, 2, 3, 5, dtype=torch.float64)
-    with pytest.raises(TypeError, match=r"^backend 'triton' needs float32 or half precision, got torch.float64"):
-        fast.factorization_memory(*inputs, backend="triton")
+    theta, phi, x, state = ordinary(1, 2, 3, 5, dtype=torch.float64)
+    message = r"^backend 'triton' needs float32 or half precision, got torch.float64"
+    with pytest.raises(TypeError, match=message):
+        fast.factorization_memory(theta, phi, x, state, backend="triton")
+    slots = torch.arange(3).expand(theta.shape)
+    with pytest.raises(TypeError, match=message):
+        fast.sparse_factorization_memory(theta, phi, slots, x, 3, state, backend="triton")
 
 
 def test_a_machine_without_gpu_is_told(monkeypatch):
