@@ -76,8 +76,9 @@ def factorization_memory(
     """
     state = _start(initial_state, theta, phi, x, theta.shape[-1])
     ys = []
-    for t in range(x.shape[1]):
-        y, state = step(theta[:, t], phi[:, t], x[:, t], state, eps=eps)
+    # unbind, since the gradient of every theta[:, t] would be as large as theta
+    for token in zip(theta.unbind(1), phi.unbind(1), x.unbind(1), strict=True):
+        y, state = step(*token, state, eps=eps)
         ys.append(y)
     return (torch.stack(ys, 1) if ys else torch.empty_like(x)), state
 
@@ -89,8 +90,8 @@ def sparse_factorization_memory(
     """The sparse form: theta, phi, slots [B, T, K], x [B, T, D] -> y [B, T, D], state [B, num_slots, D]."""
     state = _start(initial_state, theta, phi, x, num_slots)
     ys = []
-    for t in range(x.shape[1]):
-        y, state = sparse_step(theta[:, t], phi[:, t], slots[:, t], x[:, t], state, eps=eps)
+    for token in zip(theta.unbind(1), phi.unbind(1), slots.unbind(1), x.unbind(1), strict=True):
+        y, state = sparse_step(*token, state, eps=eps)
         ys.append(y)
     return (torch.stack(ys, 1) if ys else torch.empty_like(x)), state
 
