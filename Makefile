@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-long mutants bench gpu kernels lint
+.PHONY: demo test test-long mutants bench search gpu kernels notebooks lab lint
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -22,11 +22,20 @@ bench: $(READY)
 	$(BIN)/python tests/bench.py
 	$(BIN)/python tests/bench_sparse.py
 
+search: $(READY)
+	$(BIN)/python tests/search.py
+
 gpu: $(READY)
 	$(BIN)/python tests/gpu.py
 
 kernels: $(READY)
 	$(BIN)/python tests/kernels.py
+
+notebooks: $(READY)
+	$(BIN)/python tests/run_notebooks.py
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check .

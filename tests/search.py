@@ -1,0 +1,95 @@
+"""`make search`: short runs that choose the settings of the models that come along, one change at a time.
+
+Every variant sees the same text, STEPS steps of 4,096 bytes, one seed; losses are on the validation split, which no
+figure of a finished model uses. Writes docs/results/search.json after each, and goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from lm.data import Corpus, read_corpus
+from lm.demo import environment
+from lm.evaluate import bucket_edges, file_windows, loss_sums, summarise
+from lm.model import Config
+from lm.train import Settings, train
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results" / "search.json"
+STEPS, CONTEXT = 300, 2048
+BASE = {"mixer": "fm-sparse"}
+VARIANTS = [
+    {},
+    {"num_slots": 64},
+    {"num_slots": 128},
+    {"top_k": 4},
+    {"top_k": 4, "num_slots": 128},
+    {"temperature": 0.25},
+    {"temperature": 1.0},
+    {"num_slots": 64, "temperature": 0.3},
+    {"num_slots": 128, "temperature": 0.3},
+    {"rates": "slot"},
+    {"rates": "slot", "num_slots": 64, "temperature": 0.3},
+    {"mixer": "fm"},
+    {"mixer": "fm", "temperature": 0.25},
+    {"gate": False},
+    {"conv": 0},
+    {"expansion": 1},
+    {"router_noise": 0.5},
+    {"balance": 0.01},
+    {"before": 256},
+    {"length": 1024, "batch": 4},
+    {"mixer": "mamba2"},
+    {"mixer": "transformer"},
+    {"mixer": "transformer", "lr": 1e-3},
+]
+
+
+def measure(change: dict, corpus: Corpus) -> dict:
+    """Bits per byte on the validation split, by position, after a short run with one change."""
+    settings = {name: value for name, value in change.items() if name in asdict(Settings())}
+    config = Config(**{**BASE, **{name: v for name, v in change.items() if name not in settings}})
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        model = train(config, Settings(steps=STEPS, evaluate_every=STEPS, **settings), corpus, folder, quiet=True)
+    seconds = time.perf_counter() - began
+    windows, paths = file_windows(corpus, "validation", CONTEXT)
+    buckets = summarise(loss_sums(model, windows), paths, bucket_edges(CONTEXT))
+    near, far = ((buckets.mean[k], buckets.low[k], buckets.high[k]) for k in (-4, -1))
+    return {
+        "change": change, "parameters": model.num_parameters(), "state bytes": model.state_bytes(1, CONTEXT),
+        "129-256": near, "1025-2048": far, "seconds": seconds,
+    }  # fmt: skip
+
+
+def line(row: dict) -> str:
+    change = ", ".join(f"{name} {value}" for name, value in row["change"].items()) or "fm-sparse, K 8 of 32, tau 0.5"
+    cells = (f"{row[at][0]:.3f}" for at in ("129-256", "1025-2048"))
+    return f"| {change} | {row['parameters']:,} | {row['state bytes']:,} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    corpus = read_corpus()
+    about = {**environment(), "corpus": corpus.description(), "seed": 0, "steps": STEPS, "bytes a step": 4096}
+    result = {"about": about, "rows": []}
+    if RESULTS.exists():
+        found = json.loads(RESULTS.read_text())
+        result = found if found["about"] == about else result
+    print("| change | parameters | state bytes | 129-256 | 1025-2048 |\n" + "| --- " * 5 + "|")
+    for change in VARIANTS:
+        row = next((row for row in result["rows"] if row["change"] == change), None)
+        if row is None:
+            row = measure(change, corpus)
+            result["rows"].append(row)
+            part = RESULTS.with_suffix(".part")
+            part.write_text(json.dumps(result, indent=1) + "\n")
+            os.replace(part, RESULTS)
+        print(line(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
