@@ -63,8 +63,8 @@ def sparse_factorization_memory(
 def is_cheaper(slots_per_token: int, num_slots: int) -> bool:
     """Whether this form takes less time than the dense one over zeros, forward + backward on a CPU: "auto" asks.
 
-    Equal times were measured at these K (two cores, T = 4096): 5 of M = 32, 9 to 10 of 128, 17 of 256, 32 to 37 of 512,
-    much the same for D from 128 to 1024. A pair costs as much as 15 slots of the dense form. docs/decisions.md.
+    Times are equal at about K = 5 of M = 32, 7 of 64, 13 of 128, 21 of 256, 37 of 512 (docs/results/sparse.json,
+    between the K measured; two cores, T = 4096, D = 512): a pair costs as much as about 15 slots of the dense form.
     """
     return slots_per_token <= 2 + num_slots / 16
 
@@ -159,12 +159,12 @@ def _row_length(pairs: int, width: int) -> tuple[int, int, int]:
 
 
 def _runs(slots: Tensor, num_slots: int, cu_seqlens: Tensor | None) -> Tensor:
-    """The run of every pair, sequence * M + slot: [B T K]."""
+    """The run of every pair, sequence * M + slot: [B T K]. Waits for no device."""
     batch, tokens, _ = slots.shape
     sequence = torch.arange(batch, device=slots.device)[:, None, None]
     if cu_seqlens is not None:
-        inner = torch.tensor(checks.bounds(cu_seqlens, tokens)[1:], device=slots.device)
-        sequence = torch.searchsorted(inner, torch.arange(tokens, device=slots.device), right=True)[None, :, None]
+        inner, at = cu_seqlens[1:-1].long(), torch.arange(tokens, device=slots.device)
+        sequence = torch.searchsorted(inner, at, right=True)[None, :, None]
     return (slots + num_slots * sequence).flatten()
 
 
@@ -271,6 +271,8 @@ def _forward_op(
     cu_seqlens: Tensor | None, eps: float, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the final state, and for the backward, if save: the states that enter chunks, |h|^2 and the order."""
+    if cu_seqlens is not None:
+        checks.bounds(cu_seqlens, x.shape[1])
     y, final, entering, norms, order = _outputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save)
     dtype, width = final.dtype, x.shape[-1]
     given = _Inputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, dtype)

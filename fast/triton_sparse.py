@@ -29,6 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fast.chunked import _checked_slots
+from fast.sparse import _runs
 from fast.triton_dense import _launch, _load, _store
 
 # --- blocks ----------------------------------------------------------------------------------------------------
@@ -283,17 +284,6 @@ def sparse_factorization_memory(
     return y, final_state
 
 
-def _sort(slots: Tensor, num_slots: int, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
-    """run and order, made on the device without waiting for it."""
-    rows, tokens, _ = slots.shape
-    sequence = torch.arange(rows, device=slots.device)[:, None, None]
-    if cu_seqlens is not None:
-        inner, at = cu_seqlens[1:-1].long(), torch.arange(tokens, device=slots.device)
-        sequence = torch.searchsorted(inner, at, right=True)[None, :, None]
-    run, order = (slots + num_slots * sequence).flatten().sort(stable=True)
-    return run, order
-
-
 def _place(order: Tensor) -> Tensor:
     """Where in the list each pair stands."""
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
@@ -354,7 +344,7 @@ def _forward_op(
         final.zero_()
     else:
         final.copy_(initial)  # what slots that no token names keep
-    run, order = _sort(slots, num_slots, cu_seqlens)
+    run, order = _runs(slots, num_slots, cu_seqlens).sort(stable=True)
     plan, token = _plan(theta, x, final, Blocks(*blocks)), order // theta.shape[-1]
     (n, row, width), c, bounds = plan.sizes, plan.constants, _bounds(run, plan.runs)
     ends, h = (x.new_empty(count, width, dtype=torch.float32) for count in (plan.chunks, n))

@@ -82,8 +82,8 @@ class FactorizationMemory(RecurrentMixer):
     backend and eps go to fast.factorization_memory.
 
     For experiments, in training only: router_noise is the standard deviation of Gaussian noise on the logits over tau;
-    balance the weight of an auxiliary loss that is least, 1, where all slots are used alike (arXiv 2101.03961, eq. 4),
-    in nats per layer, added to whatever loss the output contributes to.
+    balance the weight of an auxiliary loss per layer, 1 where all slots are used alike and more where a few are
+    preferred (`balance_loss`, arXiv 2101.03961, eq. 4), added to whatever loss the output contributes to.
 
     Two options that Mamba-2's block has, off by default: conv, the width of a short causal convolution, followed
     by SiLU, over the offered vector W_i x; and gate, which makes y into norm(y * silu(W_z x)) before g.
@@ -105,8 +105,8 @@ class FactorizationMemory(RecurrentMixer):
                 raise ValueError(f"{name} must not be negative, got {value}")
         if top_k is not None and not 1 <= top_k <= num_slots:
             raise ValueError(f"top_k must be None or lie in [1, num_slots = {num_slots}], got {top_k}")
-        if rates not in ("token", "slot"):
-            raise ValueError(f'rates must be "token" or "slot", got {rates!r}')
+        fast.checks.one_of("rates", rates, ("token", "slot"))
+        fast.checks.one_of("backend", backend, fast.DENSE_BACKENDS if top_k is None else fast.SPARSE_BACKENDS)
         self.d_model, self.num_slots, self.slot_width = d_model, num_slots, slot_width
         self.top_k, self.temperature, self.backend, self.eps = top_k, temperature, backend, eps
         self.router_noise, self.balance = router_noise, balance

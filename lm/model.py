@@ -35,7 +35,7 @@ class Config:
     rates: str = "token"  # fm
     gate: bool = True  # fm
     router_noise: float = 0.0  # fm, in training: of the router's logits, a standard deviation
-    balance: float = 0.0  # fm, in training: weight of the loss that is least where all slots are used alike
+    balance: float = 0.0  # fm, in training: weight of a loss that evens out the use of slots
     backend: str = "auto"  # fm
     head_width: int = 32  # mamba2, transformer
     state_width: int = 32  # mamba2

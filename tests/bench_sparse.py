@@ -5,7 +5,9 @@ of dependent steps, and decode. Writes docs/results/sparse.json and draws docs/r
 """
 
 import argparse
+import itertools
 import json
+import math
 import os
 import statistics
 from collections.abc import Callable
@@ -86,6 +88,20 @@ def table(rows: list[dict]) -> str:
         cells = [f"{row['saves both']:.2f} ({row['saves forward']:.2f})" for row in found]
         lines.append(f"| {num_slots} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def crossovers(rows: list[dict]) -> dict[int, float]:
+    """M: the K at which both forms take the same time, forward + backward, between two that were measured.
+
+    >>> crossovers([{"M": 9, "K": 1, "saves both": 4.0}, {"M": 9, "K": 4, "saves both": 0.25}])
+    {9: 2.0}
+    """
+    found = {}
+    for few, more in itertools.pairwise(rows):
+        (k, saves), (next_k, next_saves) = ((row["K"], row["saves both"]) for row in (few, more))
+        if few["M"] == more["M"] and saves >= 1 > next_saves:
+            found[few["M"]] = k * (next_k / k) ** (math.log(saves) / math.log(saves / next_saves))
+    return found
 
 
 def skew_rows(repeats: int) -> list[dict]:
@@ -179,8 +195,10 @@ def draw(result: dict, path: Path) -> None:
     axes[0].set_ylabel("times as fast as the dense form")
     axes[0].text(1 / 512, 0.93, "as fast as dense", color="tab:red", va="top", fontsize=9)
     axes[1].legend(frameon=False)
+    shares = [num_slots / top_k for num_slots, top_k in crossovers(result["grid"]).items()]
     figure.suptitle(
-        "Touching few slots saves work; from a sixteenth to a sixth of them on, the dense form wins on two CPU cores"
+        "Touching few slots saves work. On two CPU cores the dense form wins\n"
+        f"from 1/{min(shares):.0f} of {SLOTS[0]} slots on, or from 1/{max(shares):.0f} of {SLOTS[-1]}"
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -208,6 +226,8 @@ def main() -> None:
         os.replace(part, path)
     result = json.loads(path.read_text())
     print(table(result["grid"]))
+    equal = ", ".join(f"{top_k:.1f} of {num_slots}" for num_slots, top_k in crossovers(result["grid"]).items())
+    print(f"forward + backward, both forms take the same time at K = {equal}")
     draw(result, path.with_name("crossover.png"))
     print("written to docs/results: sparse.json, crossover.png")
 

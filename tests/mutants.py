@@ -284,7 +284,12 @@ FAULTS = [
     *planted(
         GROUPED, f"{PACKED}[sparse-grouped]",
         ("grouped: a packed sequence begins a token late",
-         "torch.arange(tokens, device=slots.device), right=True)", "torch.arange(tokens, device=slots.device))"),
+         "at, right=True", "at, right=False"),
+    ),
+    *planted(
+        GROUPED, f"{ERRORS}::test_cu_seqlens",
+        ("grouped: a packed sequence may end late",
+         "        checks.bounds(cu_seqlens, x.shape[1])\n", "        pass\n"),
     ),
     *planted(
         GROUPED, f"{OPERATORS} -k nan",
@@ -563,8 +568,6 @@ FAULTS = [
          "        b_l *= (1.0 - b_theta)[:, None]\n        _store(p_dinitial", "        _store(p_dinitial"),
         ("sparse kernel: every pair begins an initial state's gradient",
          "_store(p_dinitial, b_l, run, first", "_store(p_dinitial, b_l, run, last"),
-        ("sparse kernel: rows of a batch share their slots",
-         "(slots + num_slots * sequence)", "(slots + 0 * sequence)"),
         ("sparse kernel: unnamed slots forgotten", "final.copy_(initial)  #", "final.zero_()  #"),
         ("sparse kernel: gradient of unnamed slots forgotten", "dinitial.copy_(dfinal)  #", "dinitial.zero_()  #"),
         ("sparse kernel: inverse permutation the wrong way round",
@@ -576,10 +579,6 @@ FAULTS = [
          "    dy, dfinal, theta, phi, x = (v.contiguous() for v in (dy, dfinal, theta, phi, x))\n", ""),
         ("sparse kernel: launched without tokens",
          "triton.cdiv(count, c[\"BG\"]) if row else 0", "triton.cdiv(count, c[\"BG\"])"),
-    ),
-    *planted(
-        TRITON_SPARSE, f"{SPARSE_KERNELS}::test_obeys[packed_sequences_are_separate_sequences]",
-        ("sparse kernel: a packed sequence begins a token late", "at, right=True", "at, right=False"),
     ),
     *planted(
         TRITON_SPARSE, f"{SPARSE_KERNELS}::test_a_slot_outside_shows_and_harms_no_other",

@@ -1,7 +1,8 @@
 """`make search`: short runs that choose the settings of the models that come along, one change at a time.
 
-Every variant sees the same text, STEPS steps of 4,096 bytes, one seed; losses are on the validation split, which no
-figure of a finished model uses. Writes docs/results/search.json after each, and goes on where it stopped.
+Every variant sees the same text, STEPS steps of 4,096 bytes, one seed, on one core; losses are on the validation
+split, which no figure of a finished model uses. Writes docs/results/search.json after each, and goes on where it
+stopped.
 """
 
 import argparse
@@ -9,48 +10,49 @@ import json
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
-from lm.data import Corpus, read_corpus
+import torch
+
+from lm.data import read_corpus
 from lm.demo import environment
 from lm.evaluate import bucket_edges, file_windows, loss_sums, summarise
 from lm.model import Config
 from lm.train import Settings, train
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "search.json"
-STEPS, CONTEXT = 300, 2048
+STEPS, CONTEXT = 200, 2048
 BASE = {"mixer": "fm-sparse"}
 VARIANTS = [
     {},
-    {"num_slots": 64},
-    {"num_slots": 128},
-    {"top_k": 4},
-    {"top_k": 4, "num_slots": 128},
-    {"temperature": 0.25},
-    {"temperature": 1.0},
-    {"num_slots": 64, "temperature": 0.3},
-    {"num_slots": 128, "temperature": 0.3},
-    {"rates": "slot"},
-    {"rates": "slot", "num_slots": 64, "temperature": 0.3},
-    {"mixer": "fm"},
-    {"mixer": "fm", "temperature": 0.25},
-    {"gate": False},
-    {"conv": 0},
-    {"expansion": 1},
-    {"router_noise": 0.5},
-    {"balance": 0.01},
-    {"before": 256},
-    {"length": 1024, "batch": 4},
     {"mixer": "mamba2"},
     {"mixer": "transformer"},
     {"mixer": "transformer", "lr": 1e-3},
+    {"num_slots": 64, "temperature": 0.3},
+    {"temperature": 0.25},
+    {"temperature": 1.0},
+    {"top_k": 4},
+    {"rates": "slot"},
+    {"mixer": "fm"},
+    {"mixer": "fm", "temperature": 0.25},
+    {"mixer": "fm", "rates": "slot", "temperature": 0.25},
+    {"rates": "slot", "num_slots": 64, "temperature": 0.3},
+    {"expansion": 1},
+    {"conv": 0},
+    {"gate": False},
+    {"before": 256},
+    {"length": 1024, "batch": 4},
+    {"num_slots": 128, "temperature": 0.3},
 ]
 
 
-def measure(change: dict, corpus: Corpus) -> dict:
+def measure(change: dict) -> dict:
     """Bits per byte on the validation split, by position, after a short run with one change."""
     settings = {name: value for name, value in change.items() if name in asdict(Settings())}
+    corpus = read_corpus()
     config = Config(**{**BASE, **{name: v for name, v in change.items() if name not in settings}})
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -73,22 +75,23 @@ def line(row: dict) -> str:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    corpus = read_corpus()
-    about = {**environment(), "corpus": corpus.description(), "seed": 0, "steps": STEPS, "bytes a step": 4096}
+    about = {**environment(), "corpus": read_corpus().description(), "seed": 0, "steps": STEPS, "bytes a step": 4096}
     result = {"about": about, "rows": []}
     if RESULTS.exists():
         found = json.loads(RESULTS.read_text())
         result = found if found["about"] == about else result
     print("| change | parameters | state bytes | 129-256 | 1025-2048 |\n" + "| --- " * 5 + "|")
-    for change in VARIANTS:
-        row = next((row for row in result["rows"] if row["change"] == change), None)
-        if row is None:
-            row = measure(change, corpus)
-            result["rows"].append(row)
+    for row in result["rows"]:
+        print(line(row), flush=True)
+    tried = [row["change"] for row in result["rows"]]
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for done in as_completed(pool.submit(measure, change) for change in VARIANTS if change not in tried):
+            result["rows"].append(done.result())
+            result["rows"].sort(key=lambda row: VARIANTS.index(row["change"]))
             part = RESULTS.with_suffix(".part")
             part.write_text(json.dumps(result, indent=1) + "\n")
             os.replace(part, RESULTS)
-        print(line(row), flush=True)
+            print(line(done.result()), flush=True)
 
 
 if __name__ == "__main__":
