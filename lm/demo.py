@@ -1,6 +1,7 @@
-"""Check, train, compare, draw: the project in about three minutes. What it prints is what it measured."""
+"""Check, compare, draw, train: the project in about three minutes. What it prints is what it measured."""
 
 import json
+import math
 import os
 import platform
 import time
@@ -17,49 +18,44 @@ import fast
 
 # The one place outside tests/ and notebooks/ that uses the loop: the demo shows that fast agrees with it here.
 import reference
-from lm import plots
+from lm import checkpoint, plots
 from lm.checkpoint import versions
 from lm.data import Corpus, Document, read_corpus, reference_lines, sample_batch
 from lm.evaluate import Buckets, bucket_edges, file_windows, loss_sums, summarise, table
 from lm.generate import Report, generate, printable
-from lm.model import Activity, Config, LanguageModel
+from lm.model import VOCABULARY, Activity, Config, LanguageModel
 from lm.train import Settings, optimizer_for, train, update
 
-MIXERS = ("fm-sparse", "transformer")
-TIMES_LONGER = 8  # how far past the training length the models are tried
+SHOWN = "fm-sparse"  # the model whose slots are drawn, that writes the sample and is trained
+TIMES_LONGER, PER_FILE = 8, 2  # how far past the training length models are tried, on how many windows of a file
 SHAPE = {"B": 1, "T": 1024, "M": 64, "K": 8, "D": 128}
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 PROMPT = b"def main("
 
 
 def demo(*, seconds: float = 60, out: Path = Path("out"), seed: int = 0, text: str | None = None) -> int:
-    """Run everything; 0, or 1 if a backend missed its tolerance. `seconds` is the training time of a model."""
+    """Run everything; 0, or 1 if a backend missed its tolerance. `seconds` is the training time."""
     corpus = read_corpus(text)
-    windows, paths = file_windows(corpus, "test", TIMES_LONGER * Settings.length, per_file=4)  # fails early if at all
+    windows, paths = file_windows(corpus, "test", TIMES_LONGER * Settings.length, PER_FILE)  # fails early if at all
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    models = {mixer: checkpoint.read_model(checkpoint.PUBLISHED / mixer, device) for mixer in plots.NAMES}
     machine = environment()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     checks = check_backends(device)
-    print(f"\n{corpus.summary()}", flush=True)
-    settings = calibrate(corpus, seconds, seed, device)
-    models = {}
-    for mixer in MIXERS:
-        folder = out / mixer
-        label = plots.NAMES[mixer]
-        models[mixer] = train(
-            Config(mixer=mixer), settings, corpus, folder, text=text, overwrite=True, device=device, label=label
-        )
-    lengths = compare_lengths(models, windows, paths, reference_lines(corpus.text("test")), settings.length, out)
-    draw_slot_pictures(models["fm-sparse"], corpus, out)
-    print_sample(models["fm-sparse"], seed)
+    print(f"\n{corpus.summary()}\n{_origin()}", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    lengths = compare_lengths(models, windows, paths, reference_lines(corpus.text("test")), Settings.length, out)
+    draw_slot_pictures(models[SHOWN], corpus, out)
+    print_sample(models[SHOWN], seed)
+    settings, history = train_from_scratch(corpus, seconds, seed, device, out / SHOWN, text)
     result = {
         "machine": machine, "versions": versions(), "corpus": corpus.description(), "settings": asdict(settings),
-        "checks": checks, "lengths": lengths,
+        "checks": checks, "lengths": lengths, "history": history,
     }  # fmt: skip
     (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
     written = ("slots.png", "slot_use.png", "length.png", "demo.json")
-    print(f"\nwrote {', '.join(str(out / name) for name in written)}; the runs are in {out / MIXERS[0]} and")
-    print(f"{out / MIXERS[1]}: python -m lm generate {out / MIXERS[0]} --prompt 'class Tree:'")
+    print(f"\nwrote {', '.join(str(out / name) for name in written)}; the run is in {out / SHOWN}:")
+    print(f"python -m lm generate {out / SHOWN} --prompt 'class Tree:'")
     return 0 if all(check["passed"] for check in checks) else 1
 
 
@@ -109,33 +105,11 @@ def check_backends(device: str = "cpu") -> list[dict]:
     return rows
 
 
-def calibrate(corpus: Corpus, seconds: float, seed: int, device: str) -> Settings:
-    """Settings with as many steps as the slower model makes in the time: equal tokens for both."""
-    settings = Settings(seed=seed)
-    stream = corpus.stream("train", at_least=settings.length + 1)
-    parts, slowest = [], 0.0
-    for mixer in MIXERS:
-        torch.manual_seed(seed)
-        model = LanguageModel(Config(mixer=mixer)).to(device)
-        optimizer, times = optimizer_for(model, settings), []
-        for step in range(6):
-            began = time.perf_counter()
-            windows = sample_batch(stream, settings.batch, settings.length, seed, step)
-            update(model, optimizer, windows.to(device), settings.clip)
-            times.append(time.perf_counter() - began)
-        slowest = max(slowest, median(times[1:]))  # the first one warms up
-        parts.append(f"{plots.NAMES[mixer]} ({model.num_parameters():,} parameters) {median(times[1:]):.2f} s")
-    steps = max(2, round(seconds / slowest))
-    tokens = steps * settings.batch * settings.length
-    print(f"One step takes {' and '.join(parts)}: {steps} steps, {tokens / 1e6:.1f} MB of text, for each.", flush=True)
-    return Settings(steps=steps, warmup=min(settings.warmup, steps // 5), evaluate_every=-(-steps // 4), seed=seed)
-
-
 def compare_lengths(
     models: dict[str, LanguageModel], windows: Tensor, paths: list[str], references: dict[str, float], length: int,
     out: Path,
 ) -> dict:  # fmt: skip
-    """Loss by position up to TIMES_LONGER times the training length: table, verdict and out/length.png."""
+    """Loss by position up to TIMES_LONGER times the training length: table, verdicts and out/length.png."""
     context = windows.shape[1] - 1
     edges = bucket_edges(context)
     sums, emptied = {}, {}
@@ -143,19 +117,21 @@ def compare_lengths(
         sums[mixer] = loss_sums(model, windows, length, label=f"{plots.NAMES[mixer]} by position")
         emptied[mixer] = loss_sums(model, windows, length, reset=True, label=f"{plots.NAMES[mixer]}, emptied")
     carried, reset = ({mixer: summarise(part[mixer], paths, edges) for mixer in models} for part in (sums, emptied))
-    difference = summarise(sums[MIXERS[0]] - sums[MIXERS[1]], paths, edges)
-    files = f"{difference.windows} windows of {difference.files} unseen files"
+    others = [mixer for mixer in models if mixer != SHOWN]
+    difference = {mixer: summarise(sums[SHOWN] - sums[mixer], paths, edges) for mixer in others}
+    files = f"{carried[SHOWN].windows} windows of {carried[SHOWN].files} files not trained on"
     print(f"\nBits per byte by position (95 % interval over files; {files}):")
     print(table({plots.NAMES[mixer]: carried[mixer] for mixer in models}, length))
     print(f"state emptied every {length} bytes, last row: " + ", ".join(
         f"{plots.NAMES[mixer]} {reset[mixer].mean[-1]:.2f}" for mixer in models))  # fmt: skip
     print("for comparison: " + ", ".join(f"{name} {bits:.2f}" for name, bits in references.items()))
-    for last in (length, context):
-        print(_verdict(difference, last))
-    conv = models[MIXERS[0]].config.conv
-    print(f"(one seed, the same settings and text for both; FM also has a convolution over {conv} bytes)")
+    for mixer in others:
+        print(verdict(difference[mixer], (SHOWN, mixer), length))
+        print(verdict(difference[mixer], (SHOWN, mixer), context))
+    print("(one seed, the same tokens and settings for all; only the Transformer has no convolution over bytes)")
     plots.draw_lengths(carried, out / "length.png", train_length=length, reset=reset, references=references)
-    parts = {"carried": carried, "reset": reset, "difference": {" - ".join(MIXERS): difference}}
+    parts = {"carried": carried, "reset": reset}
+    parts["difference"] = {f"{SHOWN} - {mixer}": difference[mixer] for mixer in others}
     return {part: {name: asdict(buckets) for name, buckets in of.items()} for part, of in parts.items()} | {
         "references": references
     }
@@ -185,21 +161,67 @@ def print_sample(model: LanguageModel, seed: int, length: int = 400) -> None:
     print(f"\n({report})")
 
 
+def train_from_scratch(
+    corpus: Corpus, seconds: float, seed: int, device: str, folder: Path, text: str | None
+) -> tuple[Settings, list[dict]]:
+    """Train the model shown for so long, more or less: the settings, and what its loss was on the way."""
+    settings = calibrate(corpus, seconds, seed, device)
+    train(Config(mixer=SHOWN), settings, corpus, folder, text=text, overwrite=True, device=device, label="training")
+    history = checkpoint.read_record(checkpoint.latest(folder))["history"]
+    losses = ", ".join(f"{row['held_out']:.2f} after {row['tokens'] / 1e6:.2f} MB" for row in history)
+    print(f"bits per byte held out: {losses} (knowing nothing is {math.log2(VOCABULARY):.2f})")
+    return settings, history
+
+
+def calibrate(corpus: Corpus, seconds: float, seed: int, device: str) -> Settings:
+    """Settings with as many steps as fit into the time."""
+    settings, times = Settings(seed=seed), []
+    stream = corpus.stream("train", at_least=settings.length + 1)
+    torch.manual_seed(seed)
+    model = LanguageModel(Config(mixer=SHOWN)).to(device)
+    optimizer = optimizer_for(model, settings)
+    for step in range(6):
+        began = time.perf_counter()
+        windows = sample_batch(stream, settings.batch, settings.length, seed, step)
+        update(model, optimizer, windows.to(device), settings.clip)
+        times.append(time.perf_counter() - began)
+    step_seconds = median(times[1:])  # the first one warms up
+    steps = max(2, round(seconds / step_seconds))
+    print(
+        f"\nTraining {plots.NAMES[SHOWN]} from scratch, {model.num_parameters():,} parameters: {steps} steps of "
+        f"{settings.batch * settings.length:,} bytes, {step_seconds:.2f} s each.",
+        flush=True,
+    )
+    return Settings(steps=steps, warmup=min(settings.warmup, steps // 5), evaluate_every=-(-steps // 4), seed=seed)
+
+
+def verdict(difference: Buckets, mixers: tuple[str, str], last: int) -> str:
+    """Which of two mixers is ahead in the bucket that ends at `last`, from the loss of the first less the other's."""
+    k = difference.last.index(last)
+    where = plots.positions(difference.first[k], last)
+    ahead, behind = (plots.NAMES[mixer] for mixer in (mixers if difference.mean[k] < 0 else mixers[::-1]))
+    low, high = sorted(abs(v) for v in (difference.low[k], difference.high[k]))
+    if difference.low[k] < 0 < difference.high[k]:
+        both = " and ".join(plots.NAMES[mixer] for mixer in mixers)
+        return f"at {where}: no clear difference of {both} ({difference.low[k]:+.3f} to {difference.high[k]:+.3f})"
+    return f"at {where}: {ahead} is ahead of {behind} by {low:.3f} to {high:.3f}"
+
+
+def _origin() -> str:
+    """What the models that come along were trained on."""
+    record = checkpoint.read_record(checkpoint.PUBLISHED / SHOWN)
+    tokens, length = record["history"][-1]["tokens"], record["settings"]["length"]
+    return (
+        f"The models that come along have read {tokens / 1e6:.1f} MB of the {record['corpus']['name']} in windows of "
+        f"{length} bytes."
+    )
+
+
 def _excerpt(document: Document, shown: int) -> tuple[Tensor, int]:
     """Up to 4,096 tokens of a document, and where in them the last function begins that fits in whole."""
     tokens = document.tokens()[:4096].long()
     last = document.data[: max(0, len(tokens) - shown)].rfind(b"    def ")
     return tokens, max(0, last + 1)  # the mark stands before the bytes
-
-
-def _verdict(difference: Buckets, last: int) -> str:
-    k = difference.last.index(last)
-    where = plots.positions(difference.first[k], last)
-    ahead, behind = MIXERS if difference.mean[k] < 0 else MIXERS[::-1]
-    low, high = sorted(abs(v) for v in (difference.low[k], difference.high[k]))
-    if difference.low[k] < 0 < difference.high[k]:
-        return f"at {where}: no clear difference ({difference.low[k]:+.3f} to {difference.high[k]:+.3f})"
-    return f"at {where}: {plots.NAMES[ahead]} is ahead of {plots.NAMES[behind]} by {low:.3f} to {high:.3f}"
 
 
 def _computes(backend: str, form: str, dtype: torch.dtype, device: str) -> bool:

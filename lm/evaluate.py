@@ -137,16 +137,17 @@ def table(results: dict[str, Buckets], train_length: int | None = None) -> str:
 
     >>> fm = Buckets([1, 2], [1, 2], [5.0, 4.5], [4.9, 4.4], [5.1, 4.6], files=3, windows=7)
     >>> print(table({"fm": fm}, train_length=1))
-    position                        fm
-    1                 5.00 (4.90-5.10)
-    ---------------------------------- training length 1
-    2                 4.50 (4.40-4.60)
+    position                 fm
+    1          5.00 (4.90-5.10)
+    --------------------------- training length 1
+    2          4.50 (4.40-4.60)
     """
     any_result = next(iter(results.values()))
-    lines = ["position  " + "".join(f"{name:>24}" for name in results)]
+    width = max(17, 2 + max(len(name) for name in results))
+    lines = ["position  " + "".join(f"{name:>{width}}" for name in results)]
     for k, (first, last) in enumerate(zip(any_result.first, any_result.last, strict=True)):
         cells = (f"{r.mean[k]:.2f} ({r.low[k]:.2f}-{r.high[k]:.2f})" for r in results.values())
-        lines.append(f"{positions(first, last):<10}" + "".join(f"{cell:>24}" for cell in cells))
+        lines.append(f"{positions(first, last):<10}" + "".join(f"{cell:>{width}}" for cell in cells))
         if last == train_length and last != any_result.last[-1]:
             lines.append("-" * len(lines[0]) + f" training length {train_length}")
     return "\n".join(lines)

@@ -5,6 +5,8 @@ Colour maps rise evenly in lightness and lines differ in dash and marker, so tha
 """
 
 import math
+import textwrap
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -23,7 +25,13 @@ NAMES = {
     "transformer": "Transformer",
 }
 VISIBLE = {"\n": "↵", "\t": "→", " ": "·", "\r": "←"}
-STYLES = [("#10406b", "-", "o"), ("#c1571b", "--", "s"), ("#5f9e6e", "-.", "^"), ("#8f8f8f", ":", "D")]
+STYLES = [
+    ("#10406b", "-", "o"),
+    ("#c1571b", "--", "s"),
+    ("#5f9e6e", "-.", "^"),
+    ("#8f8f8f", ":", "D"),
+    ("#000000", (0, (5, 1, 1, 1, 1, 1)), "v"),
+]
 TEXT = {"font.size": 13, "axes.titlesize": 15, "axes.titleweight": "bold", "axes.titlelocation": "left"}
 
 
@@ -94,18 +102,21 @@ def draw_lengths(
     of what needs no learning, as `lm.data.reference_lines` has them.
     """
     figure, axes = _figure(12.0, 7.0)
-    for (mixer, result), (colour, dash, marker) in zip(results.items(), STYLES, strict=False):
+    first = next(iter(results.values()))
+    trained = first.last.index(train_length) if train_length in first.last else 0
+    for (mixer, result), (colour, dash, marker) in zip(results.items(), cycle(STYLES), strict=False):
         where = range(len(result.mean))
-        name = NAMES.get(mixer, mixer)
         axes.fill_between(where, result.low, result.high, color=colour, alpha=0.18, linewidth=0)
+        name = NAMES.get(mixer, mixer)
         axes.plot(where, result.mean, color=colour, linestyle=dash, marker=marker, linewidth=2, label=name)
-        if reset and mixer in reset:
-            label = f"{name}, state emptied every {train_length:,} bytes"
+        if reset and mixer in reset:  # before the training length it is the same
             axes.plot(
-                where, reset[mixer].mean, color=colour, linestyle=dash, marker=marker, label=label, linewidth=1,
+                where[trained:], reset[mixer].mean[trained:], color=colour, linestyle=dash, marker=marker, linewidth=1,
                 markerfacecolor="white", alpha=0.8, zorder=1,
             )  # fmt: skip
-    first = next(iter(results.values()))
+    if reset:
+        label = f"thin, hollow: with the state\nemptied every {train_length:,} bytes"
+        axes.plot([], [], "-o", color="black", linewidth=1, markerfacecolor="white", label=label)
     for name, bits in (references or {}).items():
         axes.axhline(bits, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
         axes.annotate(
@@ -212,7 +223,8 @@ def _length_finding(results: dict[str, Buckets], train_length: int | None) -> st
         parts.append(f"{NAMES.get(mixer, mixer)} {verb}")
     lasts = next(iter(results.values())).last
     start = train_length if train_length in lasts else 1
-    return f"Loss in bits per byte from {start:,} to {lasts[-1]:,} bytes:\n" + ", ".join(parts)
+    finding = textwrap.fill(", ".join(part.replace(" ", "\xa0") for part in parts), 72).replace("\xa0", " ")
+    return f"Loss in bits per byte from {start:,} to {lasts[-1]:,} bytes:\n{finding}"
 
 
 def _span(values: list, form: str = "d") -> str:

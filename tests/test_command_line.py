@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lm import command_line, demo, train
+from lm import checkpoint, command_line, demo, train
 from lm.checkpoint import checkpoints, latest, read_record
 from lm.model import Config
 
@@ -259,22 +259,30 @@ def test_a_reader_that_leaves_early_is_no_error(runs):
 
 def test_demo_runs_twice_and_says_what_it_measured(text, tmp_path, monkeypatch, capsys):
     """A small one: the models, the shape of the check and the lengths are cut, nothing else."""
-    sizes = {"d_model": 16, "num_layers": 2, "head_width": 8, "num_slots": 4, "top_k": 2}
+    monkeypatch.setattr(checkpoint, "PUBLISHED", tmp_path / "models")
+    long = tmp_path / "long.txt"
+    long.write_bytes(Path(text).read_bytes() * 3)
+    for mixer, options in (("fm", SLOTS[:2]), ("fm-sparse", SLOTS), ("mamba2", HEADS), ("transformer", HEADS)):
+        run, where = str(tmp_path / mixer), ["--text", str(long), "--folder", str(tmp_path / "models")]
+        assert command_line.main(["train", "--mixer", mixer, *SMALL, *options, "--text", text, "--out", run]) == 0
+        assert command_line.main(["publish", run, "--context", "32", *where]) == 0
+    sizes = {"d_model": 16, "num_layers": 2, "num_slots": 4, "top_k": 2}
     monkeypatch.setattr(demo, "Config", lambda mixer: Config(mixer=mixer, **sizes))
     monkeypatch.setattr(demo, "SHAPE", {"B": 1, "T": 20, "M": 6, "K": 2, "D": 8})
     monkeypatch.setattr(demo, "TIMES_LONGER", 1)
-    long = tmp_path / "long.txt"
-    long.write_bytes(Path(text).read_bytes() * 3)
+    out = tmp_path / "out"
+    capsys.readouterr()
     for _ in range(2):
-        assert command_line.main(["demo", "--seconds", "0.1", "--text", str(long), "--out", str(tmp_path)]) == 0
+        assert command_line.main(["demo", "--seconds", "0.1", "--text", str(long), "--out", str(out)]) == 0
     said = capsys.readouterr()
-    for part in ("Python 3.", "bfloat16", "within tolerance", "Bits per byte by position", "goes on from", "tokens/s"):
+    for part in ("Python 3.", "bfloat16", "within tolerance", "Bits per byte by position", "goes on from", "held out"):
         assert part in said.out
-    assert "FM (sparse)" in said.err and "Transformer" in said.err  # progress bars
-    result = json.loads((tmp_path / "demo.json").read_text())
-    assert len({read_record(latest(tmp_path / mixer))["step"] for mixer in demo.MIXERS}) == 1
+    assert all(f"{name} by position" in said.err for name in demo.plots.NAMES.values())  # progress bars
+    result = json.loads((out / "demo.json").read_text())
+    assert read_record(latest(out / "fm-sparse"))["history"] == result["history"]
+    assert result["lengths"]["carried"].keys() == demo.plots.NAMES.keys()
     assert {row["form"] for row in result["checks"]} == {"dense", "sparse"}
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("slots.png", "slot_use.png", "length.png"))
+    assert all((out / name).stat().st_size > 10_000 for name in ("slots.png", "slot_use.png", "length.png"))
 
 
 @pytest.mark.parametrize(
@@ -296,8 +304,8 @@ def test_the_demo_fails_when_a_backend_is_wrong(monkeypatch, capsys, fault, caug
 
 def test_the_verdict_is_the_measured_one():
     def said(mean, low, high):
-        return demo._verdict(demo.Buckets([1], [1], [mean], [low], [high], 3, 3), 1)
+        return demo.verdict(demo.Buckets([1], [1], [mean], [low], [high], 3, 3), ("fm-sparse", "transformer"), 1)
 
     assert said(-0.2, -0.3, -0.1) == "at 1: FM (sparse) is ahead of Transformer by 0.100 to 0.300"
     assert said(0.2, 0.1, 0.3) == "at 1: Transformer is ahead of FM (sparse) by 0.100 to 0.300"
-    assert said(0.1, -0.1, 0.3) == "at 1: no clear difference (-0.100 to +0.300)"
+    assert said(0.1, -0.1, 0.3) == "at 1: no clear difference of FM (sparse) and Transformer (-0.100 to +0.300)"
