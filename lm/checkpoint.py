@@ -7,6 +7,7 @@
 The trained models that come with the project are checkpoints as well, without the training and in half precision:
 
     lm/checkpoints/fm/model.safetensors, run.json
+    lm/checkpoints/length.png
 
 A checkpoint is written under a hidden name, synced to disk and then renamed, so that a kill at any moment
 leaves the last one whole, and weights and JSON of two saves never mix. An older one goes once the newer is in
@@ -28,7 +29,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lm.model import Config, LanguageModel
+from lm.model import MLP_WIDTH, Config, LanguageModel
 
 PUBLISHED = Path(__file__).parent / "checkpoints"
 
@@ -83,9 +84,10 @@ def publish(checkpoint: Path, name: str, results: Callable[[LanguageModel], dict
     return final
 
 
-def published() -> list[str]:
-    """Names of the models that come with the project."""
-    return sorted(path.parent.name for path in PUBLISHED.glob("[!.]*/run.json"))
+def published(folder: Path | None = None) -> list[str]:
+    """Names of the models that come with the project, or are in another folder: one for each mixer, then variants."""
+    names = (path.parent.name for path in (folder or PUBLISHED).glob("[!.]*/run.json"))
+    return sorted(names, key=lambda name: (name not in MLP_WIDTH, name))
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import fast
 from lm import checkpoint, demo, plots
 from lm.checkpoint import CheckpointError
 from lm.data import SPLITS, Corpus, DataError, Document, read_corpus, reference_lines
-from lm.evaluate import bucket_edges, document_loss, file_windows, loss_sums, summarise, table
+from lm.evaluate import Buckets, bucket_edges, document_loss, file_windows, loss_sums, summarise, table
 from lm.generate import Report, generate, printable
 from lm.model import MLP_WIDTH, Config, LanguageModel
 from lm.train import Diverged, Settings, resume, train
@@ -307,6 +307,20 @@ def _publish(args: argparse.Namespace) -> None:
 
     final = checkpoint.publish(found, name, results, Path(args.folder))
     print(f"wrote {final}: {sum(file.stat().st_size for file in final.iterdir()) / 1e6:.2f} MB")
+    _draw_published(final.parent, args.context)
+
+
+def _draw_published(folder: Path, context: int) -> None:
+    """folder/length.png: all models there that were measured so far, as they were measured."""
+    records = {name: checkpoint.read_record(folder / name) for name in checkpoint.published(folder)}
+    records = {name: record for name, record in records.items() if record["results"]["carried"]["last"][-1] == context}
+    carried, emptied = (
+        {name: Buckets(**record["results"][part]) for name, record in records.items()} for part in ("carried", "reset")
+    )
+    length = min(record["settings"]["length"] for record in records.values())
+    references = next(iter(records.values()))["results"]["references"]
+    plots.draw_lengths(carried, folder / "length.png", train_length=length, reset=emptied, references=references)
+    print(f"wrote {folder / 'length.png'}: {', '.join(records)}")
 
 
 def _generate(args: argparse.Namespace) -> None:
