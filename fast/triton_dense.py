@@ -433,8 +433,10 @@ def fastest(theta: Tensor, phi: Tensor, x: Tensor, measure: Callable = triton.te
     """The configuration in which forward and backward of such inputs take least time on this GPU.
 
     measure(f) runs f and returns its time. A configuration that needs more shared memory than the GPU has is passed
-    over; DEFAULT fits every card.
+    over; DEFAULT fits every card. ValueError where there is no GPU to measure.
     """
+    if measure is triton.testing.do_bench and not x.is_cuda:
+        raise ValueError(f"x must be on the GPU that is to be measured, got {x.device}")
     leaves = [v.detach().requires_grad_() for v in (theta, phi, x)]
 
     def both(blocks: Blocks) -> None:

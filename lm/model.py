@@ -31,7 +31,7 @@ class Config:
     conv: int = 4  # width of the short convolution, 0 for none (fm, mamba2)
     num_slots: int = 32  # fm
     top_k: int = 8  # fm-sparse
-    temperature: float = 0.5  # fm
+    temperature: float = 1.0  # fm
     rates: str = "token"  # fm
     gate: bool = True  # fm
     router_noise: float = 0.0  # fm, in training: of the router's logits, a standard deviation

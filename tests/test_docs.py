@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bench_sparse
 import pytest
+import search
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,3 +42,9 @@ def test_every_equation_of_the_loop_is_in_the_table():
 def test_the_page_shows_the_speeds_that_were_measured():
     result = json.loads((ROOT / "docs" / "results" / "sparse.json").read_text())
     assert bench_sparse.table(result["grid"]) in (ROOT / "docs" / "kernels.md").read_text()
+
+
+def test_the_page_shows_the_short_runs_that_chose_the_models():
+    result = json.loads(search.RESULTS.read_text())
+    assert [row["change"] for row in result["rows"]] == search.VARIANTS
+    assert search.table(result["rows"]) in (ROOT / "docs" / "decisions.md").read_text()

@@ -62,6 +62,12 @@ def test_commands_find_a_published_model_by_name_and_all_by_default(folder, text
     assert list(json.loads((folder / "out" / "length.json").read_text())["carried"]) == ["fm"]
 
 
+def test_a_published_model_reads_the_library_of_any_python(folder, capsys):
+    options = ["--context", "64", "--per-file", "1", "--out", str(folder / "out")]
+    assert command_line.main(["evaluate", *options]) == 0
+    assert "trained on fox.txt, measured on standard library of Python" in capsys.readouterr().out
+
+
 def test_without_models_evaluate_asks_for_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "PUBLISHED", tmp_path)
     assert command_line.main(["evaluate"]) == 2

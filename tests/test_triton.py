@@ -200,6 +200,8 @@ def test_the_fastest_blocks_are_those_that_fit_and_take_least_time(monkeypatch):
     monkeypatch.setattr(triton_dense, "CONFIGURATIONS", (small, middle, large))
     theta, phi, x, _ = ordinary(1, 18, 3, 5)
     assert triton_dense.fastest(theta, phi, x, measure) == large and tried == [small, middle, large]
+    with pytest.raises(ValueError, match="x must be on the GPU that is to be measured, got cpu"):
+        triton_dense.fastest(theta, phi, x)
 
 
 def test_without_gradients_nothing_is_kept():
