@@ -98,49 +98,66 @@ def draw_lengths(
 ) -> None:  # fmt: skip
     """Loss against position, with 95 % intervals over files and the training length marked.
 
-    results: by mixer; reset: the same with the state emptied every train_length bytes; references: bits per byte
-    of what needs no learning, as `lm.data.reference_lines` has them.
+    results: by mixer; reset: the same with the state emptied every train_length bytes, which gets a second, enlarged
+    panel; references: bits per byte of what needs no learning, as `lm.data.reference_lines` has them.
     """
-    figure, axes = _figure(12.0, 7.0)
     first = next(iter(results.values()))
-    trained = first.last.index(train_length) if train_length in first.last else 0
+    trained = first.last.index(train_length) if train_length in first.last[:-1] else None
+    two = bool(reset) and trained is not None
+    figure, panels = _figure(17.0 if two else 12.0, 7.0, 2 if two else 1)
+    axes = panels[0] if two else panels
     for (mixer, result), (colour, dash, marker) in zip(results.items(), cycle(STYLES), strict=False):
-        where = range(len(result.mean))
-        axes.fill_between(where, result.low, result.high, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(range(len(result.mean)), result.low, result.high, color=colour, alpha=0.18, linewidth=0)
         name = NAMES.get(mixer, mixer)
-        axes.plot(where, result.mean, color=colour, linestyle=dash, marker=marker, linewidth=2, label=name)
-        if reset and mixer in reset:  # before the training length it is the same
-            axes.plot(
-                where[trained:], reset[mixer].mean[trained:], color=colour, linestyle=dash, marker=marker, linewidth=1,
-                markerfacecolor="white", alpha=0.8, zorder=1,
-            )  # fmt: skip
-    if reset:
-        label = f"thin, hollow: with the state\nemptied every {train_length:,} bytes"
-        axes.plot([], [], "-o", color="black", linewidth=1, markerfacecolor="white", label=label)
+        axes.plot(result.mean, color=colour, linestyle=dash, marker=marker, linewidth=2, label=name)
     for name, bits in (references or {}).items():
         axes.axhline(bits, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
         axes.annotate(
             name, (1, bits), xytext=(6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             va="center", fontsize=11,
         )  # fmt: skip
-    if train_length in first.last[:-1]:
-        border = first.last.index(train_length) + 0.5
-        axes.axvspan(border, len(first.last) - 0.5, color="black", alpha=0.07, linewidth=0)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.12 * (top - bottom))  # room for the words above the curves
+    if trained is not None:
+        axes.axvspan(trained + 0.5, len(first.last) - 0.5, color="black", alpha=0.07, linewidth=0)
         axes.annotate(
-            f"beyond the training\nlength of {train_length:,}", (border, 0.98), xytext=(6, 0), va="top",
+            f"beyond the training\nlength of {train_length:,}", (trained + 0.5, 0.98), xytext=(6, 0), va="top",
             xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=12,
         )  # fmt: skip
-    bottom, top = axes.get_ylim()
-    axes.set_xlim(-0.5, len(first.last) - 0.5)
-    axes.set_ylim(bottom, top + 0.12 * (top - bottom))  # room for the words above the curves
-    names = [positions(first_, last) for first_, last in zip(first.first, first.last, strict=True)]
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_xlabel("position in the text (bytes)")
+    _mark_positions(axes, first, 0)
     axes.set_ylabel("loss (bits per byte)")
     axes.set_title(_length_finding(results, train_length))
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend()
+    if two:
+        _draw_emptied(panels[1], results, reset, trained, train_length)
+    figure.legend(loc="outside lower center", ncols=len(results) + two)
     figure.savefig(path)
+
+
+def _draw_emptied(axes, results: dict[str, Buckets], reset: dict[str, Buckets], trained: int, length: int) -> None:
+    """From the training length on, carried and emptied; what is far above all that are emptied lies outside."""
+    where = range(trained, len(next(iter(results.values())).last))
+    for (mixer, result), (colour, dash, marker) in zip(results.items(), cycle(STYLES), strict=False):
+        style = {"color": colour, "linestyle": dash, "marker": marker}
+        axes.plot(where, result.mean[trained:], **style, linewidth=2)
+        axes.plot(where, reset[mixer].mean[trained:], **style, linewidth=1, markerfacecolor="white")
+    axes.plot([], [], "-o", color="black", linewidth=1, markerfacecolor="white", label="state emptied (thin, hollow)")
+    emptied = [bits for result in reset.values() for bits in result.mean[trained:]]
+    low = min(*emptied, *(bits for result in results.values() for bits in result.mean[trained:]))
+    margin = 0.08 * (max(emptied) - low) + 0.01
+    axes.set_ylim(low - margin, max(emptied) + margin)
+    _mark_positions(axes, next(iter(results.values())), trained)
+    costs = [reset[mixer].mean[-1] - result.mean[-1] for mixer, result in results.items()]
+    parts = ", ".join(f"{NAMES.get(mixer, mixer)} {cost:+.2f}" for mixer, cost in zip(results, costs, strict=True))
+    parts = textwrap.fill(parts.replace(" ", "\xa0").replace(",\xa0", ", "), 58).replace("\xa0", " ")
+    axes.set_title(f"Emptying the state every {length:,} bytes adds at the end\n{parts}")
+
+
+def _mark_positions(axes, buckets: Buckets, start: int) -> None:
+    names = [positions(*edge) for edge in zip(buckets.first[start:], buckets.last[start:], strict=True)]
+    axes.set_xlim(start - 0.5, len(buckets.last) - 0.5)
+    axes.set_xticks(range(start, len(buckets.last)), names, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_xlabel("position in the text (bytes)")
+    axes.grid(axis="y", alpha=0.3)
 
 
 def visible(token: int) -> str:

@@ -41,7 +41,8 @@ VARIANTS = [
     {"expansion": 1},
     {"conv": 0},
     {"gate": False},
-    {"mixer": "fm", "temperature": 1.0},
+    {"before": 256},
+    {"length": 1024, "batch": 4},
 ]
 
 
