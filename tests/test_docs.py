@@ -8,6 +8,9 @@ import bench_sparse
 import pytest
 import search
 
+from lm import checkpoint
+from lm.evaluate import Buckets
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\[(?P<text>[^\]]*(?:\][^\](]+)*)\]\((?P<target>[^)#]+)(?P<anchor>#[^)]*)?\)")
@@ -48,3 +51,12 @@ def test_the_page_shows_the_short_runs_that_chose_the_models():
     result = json.loads(search.RESULTS.read_text())
     assert [row["change"] for row in result["rows"]] == search.VARIANTS
     assert search.table(result["rows"]) in (ROOT / "docs" / "decisions.md").read_text()
+
+
+@pytest.mark.parametrize("name", checkpoint.published())
+def test_the_readme_shows_the_losses_that_were_measured(name):
+    results = checkpoint.read_record(checkpoint.PUBLISHED / name)["results"]
+    carried, emptied = (Buckets(**results[part]) for part in ("carried", "reset"))
+    places = [carried.last.index(last) for last in (256, 512, 2048, 16384)]
+    cells = [f"{carried.mean[k]:.2f} ({carried.low[k]:.2f}–{carried.high[k]:.2f})" for k in places]
+    assert " | ".join([*cells, f"{emptied.mean[-1]:.2f}"]) in (ROOT / "README.md").read_text()
