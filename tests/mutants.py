@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("reference", "fast", "lm", "tests", "pyproject.toml")
+ROOMS = ("reference", "fast", "lm", "tests", "pyproject.toml", "LICENSE")
 CHUNKED, LOOP, INIT, CHECKS, TRITON, TRITON_STEP = (
     "fast/chunked.py", "reference/factorization_memory.py", "fast/__init__.py", "fast/checks.py",
     "fast/triton_dense.py", "fast/triton_step.py",
@@ -34,7 +34,7 @@ STEP_KERNELS = "tests/test_triton_step.py"
 TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/test_triton_sparse.py"
 GROUPED, PAIRS = "fast/sparse.py", f"{PARITY}[sparse-grouped]"
 PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-grouped]"
-LAYERS, LAYER_TESTS = "lm/layers.py", "tests/test_layers.py"
+LAYERS, LAYER_TESTS, PUBLISHED = "lm/layers.py", "tests/test_layers.py", "tests/test_published.py"
 
 
 class Fault(NamedTuple):
@@ -601,6 +601,29 @@ FAULTS = [
         ("sparse kernel: no gradient of y alone",
          "    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal\n", ""),
         ("sparse kernel: no gradient of the state alone", "    dy = torch.zeros_like(x) if dy is None else dy\n", ""),
+    ),
+    *planted(
+        "lm/checkpoint.py", PUBLISHED,
+        ("publish: measured before it is rounded",
+         "    model.load_state_dict(weights)\n    record |=", "    record |="),
+        ("publish: weights kept whole", "v.half() for", "v for"),
+        ("publish: what is there stays",
+         "        remove(final)\n    os.replace", "        return final\n    os.replace"),
+    ),
+    *planted(
+        "lm/command_line.py", PUBLISHED,
+        ("publish: a model keeps to its own Python", " and path.parent != checkpoint.PUBLISHED", ""),
+    ),
+    *planted(
+        "lm/evaluate.py", "tests/test_evaluate.py",
+        ("evaluate: emptied keeps its state", "None if reset else state", "state"),
+        ("evaluate: a loss counts one bucket early", "bucket_of[places]", "bucket_of[(places - 1).clamp(0)]"),
+        ("evaluate: windows are drawn, not files", "draws @ count", "draws.sum(1, keepdims=True) * count.mean(0)"),
+    ),
+    *planted(
+        "lm/demo.py", "tests/test_command_line.py -k verdict",
+        ("demo: the worse is called ahead", "if difference.mean[k] < 0 else", "if difference.mean[k] > 0 else"),
+        ("demo: a verdict without evidence", "if difference.low[k] < 0 < difference.high[k]:", "if False:"),
     ),
 ]
 # fmt: on
