@@ -313,13 +313,18 @@ def _publish(args: argparse.Namespace) -> None:
 
 
 def _draw_published(folder: Path, context: int) -> None:
-    """folder/length.png: all models there that were measured so far, as they were measured."""
+    """folder/length.png: what was measured of the models there up to context, of those with the shortest windows."""
     records = {name: checkpoint.read_record(folder / name) for name in checkpoint.published(folder)}
-    records = {name: record for name, record in records.items() if record["results"]["carried"]["last"][-1] == context}
+    length = min(record["settings"]["length"] for record in records.values())
+    records = {
+        name: record for name, record in records.items()
+        if (record["settings"]["length"], record["results"]["carried"]["last"][-1]) == (length, context)
+    }  # fmt: skip
+    if not records:
+        return
     carried, emptied = (
         {name: Buckets(**record["results"][part]) for name, record in records.items()} for part in ("carried", "reset")
     )
-    length = min(record["settings"]["length"] for record in records.values())
     references = next(iter(records.values()))["results"]["references"]
     plots.draw_lengths(carried, folder / "length.png", train_length=length, reset=emptied, references=references)
     print(f"wrote {folder / 'length.png'}: {', '.join(records)}")

@@ -147,9 +147,8 @@ def _draw_emptied(axes, results: dict[str, Buckets], reset: dict[str, Buckets], 
     axes.set_ylim(low - margin, max(emptied) + margin)
     _mark_positions(axes, next(iter(results.values())), trained)
     costs = [reset[mixer].mean[-1] - result.mean[-1] for mixer, result in results.items()]
-    parts = ", ".join(f"{NAMES.get(mixer, mixer)} {cost:+.2f}" for mixer, cost in zip(results, costs, strict=True))
-    parts = textwrap.fill(parts.replace(" ", "\xa0").replace(",\xa0", ", "), 58).replace("\xa0", " ")
-    axes.set_title(f"Emptying the state every {length:,} bytes adds at the end\n{parts}")
+    parts = [f"{NAMES.get(mixer, mixer)} {cost:+.2f}" for mixer, cost in zip(results, costs, strict=True)]
+    axes.set_title(f"Emptying the state every {length:,} bytes adds at the end\n{_in_lines(parts, 58)}")
 
 
 def _mark_positions(axes, buckets: Buckets, start: int) -> None:
@@ -240,8 +239,18 @@ def _length_finding(results: dict[str, Buckets], train_length: int | None) -> st
         parts.append(f"{NAMES.get(mixer, mixer)} {verb}")
     lasts = next(iter(results.values())).last
     start = train_length if train_length in lasts else 1
-    finding = textwrap.fill(", ".join(part.replace(" ", "\xa0") for part in parts), 72).replace("\xa0", " ")
-    return f"Loss in bits per byte from {start:,} to {lasts[-1]:,} bytes:\n{finding}"
+    return f"Loss in bits per byte from {start:,} to {lasts[-1]:,} bytes:\n{_in_lines(parts, 72)}"
+
+
+def _in_lines(parts: list[str], width: int) -> str:
+    """The parts with commas between them, in lines that end after a part.
+
+    >>> print(_in_lines(["Mamba-2 +0.04", "FM -0.01"], 15))
+    Mamba-2 +0.04,
+    FM -0.01
+    """
+    text = ", ".join(part.replace(" ", "\xa0") for part in parts)
+    return textwrap.fill(text, width, break_on_hyphens=False).replace("\xa0", " ")
 
 
 def _span(values: list, form: str = "d") -> str:
