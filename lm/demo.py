@@ -47,15 +47,16 @@ def demo(*, seconds: float = 60, out: Path = Path("out"), seed: int = 0, text: s
     lengths = compare_lengths(models, windows, paths, reference_lines(corpus.text("test")), Settings.length, out)
     draw_slot_pictures(models[SHOWN], corpus, out)
     print_sample(models[SHOWN], seed)
-    settings, history = train_from_scratch(corpus, seconds, seed, device, out / SHOWN, text)
+    run = out / "demo"  # not where `train` puts a run of its own: this one is replaced
+    settings, history = train_from_scratch(corpus, seconds, seed, device, run, text)
     result = {
         "machine": machine, "versions": versions(), "corpus": corpus.description(), "settings": asdict(settings),
         "checks": checks, "lengths": lengths, "history": history,
     }  # fmt: skip
     (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
     written = ("slots.png", "slot_use.png", "length.png", "demo.json")
-    print(f"\nwrote {', '.join(str(out / name) for name in written)}; the run is in {out / SHOWN}:")
-    print(f"python -m lm generate {out / SHOWN} --prompt 'class Tree:'")
+    print(f"\nwrote {', '.join(str(out / name) for name in written)}; the run is in {run}:")
+    print(f"python -m lm generate {run} --prompt 'class Tree:'")
     return 0 if all(check["passed"] for check in checks) else 1
 
 

@@ -82,6 +82,7 @@ def main() -> None:
     if RESULTS.exists():
         found = json.loads(RESULTS.read_text())
         result = found if found["about"] == about else result
+    result["rows"] = [row for row in result["rows"] if row["change"] in VARIANTS]
     print(table(result["rows"]), flush=True)
     tried = [row["change"] for row in result["rows"]]
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:

@@ -271,6 +271,9 @@ def test_demo_runs_twice_and_says_what_it_measured(text, tmp_path, monkeypatch, 
     monkeypatch.setattr(demo, "SHAPE", {"B": 1, "T": 20, "M": 6, "K": 2, "D": 8})
     monkeypatch.setattr(demo, "TIMES_LONGER", 1)
     out = tmp_path / "out"
+    train_again = ["train", *SMALL, *SLOTS, "--text", text, "--out", str(out / "fm-sparse")]  # where it goes by default
+    assert command_line.main(train_again) == 0
+    mine = read_record(latest(out / "fm-sparse"))
     capsys.readouterr()
     for _ in range(2):
         assert command_line.main(["demo", "--seconds", "0.1", "--text", str(long), "--out", str(out)]) == 0
@@ -279,7 +282,8 @@ def test_demo_runs_twice_and_says_what_it_measured(text, tmp_path, monkeypatch, 
         assert part in said.out
     assert all(f"{name} by position" in said.err for name in demo.plots.NAMES.values())  # progress bars
     result = json.loads((out / "demo.json").read_text())
-    assert read_record(latest(out / "fm-sparse"))["history"] == result["history"]
+    assert read_record(latest(out / "demo"))["history"] == result["history"]
+    assert read_record(latest(out / "fm-sparse")) == mine
     assert result["lengths"]["carried"].keys() == demo.plots.NAMES.keys()
     assert {row["form"] for row in result["checks"]} == {"dense", "sparse"}
     assert all((out / name).stat().st_size > 10_000 for name in ("slots.png", "slot_use.png", "length.png"))
