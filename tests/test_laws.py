@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from cases import DENSE, LOOPS, SPARSE, cases, check, loop, sizes, steps, whole, within
+from cases import DENSE, LOOPS, SPARSE, cases, check, loop, sizes, steps, tolerance, whole, within
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -192,7 +192,8 @@ def test_every_slot_stays_in_the_hull_of_what_it_was_offered(case, run, draw):
     offers, kept, reached = (v.double() @ direction for v in (case.x, start, state))
     for sign in (1, -1):
         furthest = torch.cat([sign * offers[:, None].expand(*kept.shape, -1), sign * kept[..., None]], -1).amax(-1)
-        slack = 1e-5 * direction.norm() * max([v.abs().max().item() for v in (case.x, start) if v.numel()], default=0)
+        largest = max([v.abs().max().item() for v in (case.x, start) if v.numel()], default=0)
+        slack = tolerance(state.dtype, case.x.shape[1]) * direction.norm() * largest
         assert (sign * reached <= furthest + slack).all()
 
 
@@ -218,4 +219,4 @@ def test_the_scale_of_what_is_written_does_not_matter_as_eps_vanishes(case, run,
     y, _ = run(replace(case, initial_state=state))
     scaled = replace(case, x=scale * case.x, initial_state=None if state is None else scale * state)
     size = sizes(case, torch.zeros(case.x.shape), torch.zeros(case.state_shape()))["y"]
-    within("y", run(scaled)[0], y.double(), size)
+    within("y", run(scaled)[0], y.double(), size, case.x.shape[1])
