@@ -221,8 +221,12 @@ def tolerance(dtype: torch.dtype, steps: int) -> float:
     which is read from it, are off by up to 3 T u of their size; at T = 130 in float32 that is 2.3e-5. Gradients pass
     through as many steps on the way back. TOLERANCE is for all roundings that do not pile up with T.
     """
-    unit = torch.finfo(torch.promote_types(dtype, torch.float32)).eps / 2
-    return TOLERANCE[dtype] + ROUNDINGS_A_STEP * steps * unit
+    return TOLERANCE[dtype] + ROUNDINGS_A_STEP * steps * unit_roundoff(torch.promote_types(dtype, torch.float32))
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """How far a number may be off once it is rounded to dtype, relative to its size: 2^-24 for float32."""
+    return torch.finfo(dtype).eps / 2
 
 
 def within(name: str, got: Tensor, want: Tensor, size: Tensor, steps: int) -> None:
@@ -258,7 +262,7 @@ def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
     |h|^2 would be without cancellation, s^2. So a slot's weight grows by s^2 / (|h|^2 + eps D), where |h|^2 is the
     least that may be left of it.
     """
-    unit = 8 * torch.finfo(case.start().dtype).eps
+    unit = 16 * unit_roundoff(case.start().dtype)
     case = case.double()
     dense = case.dense()
     h = dense.initial_state if dense.initial_state is not None else torch.zeros(case.state_shape()).double()
