@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-long mutants bench search gpu kernels notebooks lab lint
+.PHONY: demo test test-long mutants bench search slots gpu kernels notebooks lab lint
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -24,6 +24,9 @@ bench: $(READY)
 
 search: $(READY)
 	$(BIN)/python tests/search.py
+
+slots: $(READY)
+	$(BIN)/python tests/slots.py
 
 gpu: $(READY)
 	$(BIN)/python tests/gpu.py

@@ -139,18 +139,23 @@ def compare_lengths(
 
 
 def draw_slot_pictures(model: LanguageModel, corpus: Corpus, out: Path, shown: int = 100) -> None:
-    """out/slots.png over the start of a function in an unseen file, out/slot_use.png over all that was read of it.
-
-    The layer shown is the one whose slots share the work most evenly; the second figure has them all.
-    """
+    """out/slots.png over the start of a function in an unseen file, out/slot_use.png over all that was read of it."""
     document = max(corpus.splits["test"], key=lambda document: len(document.data))
+    layers, part, tokens, layer = slot_excerpt(model, document, shown)
+    plots.draw_slots(part, tokens, out / "slots.png", layer=layer)
+    plots.draw_slot_use(layers, out / "slot_use.png", top_k=model.config.top_k)
+
+
+def slot_excerpt(model: LanguageModel, document: Document, shown: int) -> tuple[list[Activity], Activity, Tensor, int]:
+    """Activity of all layers over a document; of the layer whose slots share the work most evenly, over the start of
+    a function: that part, its tokens [shown] and which layer it is.
+    """
     tokens, start = _excerpt(document, shown)
     layers = model.slot_activity(tokens[None].to(next(model.parameters()).device))
     halves = [plots.slots_for_half(layer.theta[0].cpu().numpy()) for layer in layers]
     busiest = halves.index(max(halves))
     part = Activity(*(weights[:, start : start + shown] for weights in layers[busiest]))
-    plots.draw_slots(part, tokens[start : start + shown], out / "slots.png", layer=busiest)
-    plots.draw_slot_use(layers, out / "slot_use.png", top_k=model.config.top_k)
+    return layers, part, tokens[start : start + shown], busiest
 
 
 def print_sample(model: LanguageModel, seed: int, length: int = 400) -> None:

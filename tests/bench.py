@@ -153,7 +153,7 @@ def decode_row(repeats: int) -> dict:
             window.append((time.perf_counter() - start) / 1000)
             position += 1000
     near, far = statistics.median(near), statistics.median(far)
-    detail = f"{far * 1e6:.0f} us / {near * 1e6:.0f} us"
+    detail = f"{far * 1e6:.0f} µs / {near * 1e6:.0f} µs"
     return row("decode: time per token at 100,000 over 100", far / near, "~", 1.0, "x", detail)
 
 
@@ -194,11 +194,29 @@ def row(what: str, measured: float | None, sign: str, goal: float, unit: str, de
             "reached": reached}  # fmt: skip
 
 
-def show(entry: dict) -> None:
-    measured = "not measured" if entry["measured"] is None else f"{entry['measured']:.3g}{entry['unit']}"
+def cells(entry: dict) -> tuple[str, str, str, str, str]:
+    """What, measured, goal, verdict, detail, as the terminal and the README show them."""
+    measured = "not measured" if entry["measured"] is None else f"{entry['measured']:#.3g}{entry['unit']}"
     goal = f"{entry['sign']} {entry['goal']:g}{entry['unit']}"
     verdict = {True: "reached", False: "missed", None: ""}[entry["reached"]]
-    print(f"{entry['what']:<48} {measured:>12}   {goal:<8} {verdict:<8} {entry['detail']}", flush=True)
+    return entry["what"], measured, goal, verdict, entry["detail"]
+
+
+def show(entry: dict) -> None:
+    what, measured, goal, verdict, detail = cells(entry)
+    print(f"{what:<48} {measured:>12}   {goal:<8} {verdict:<8} {detail}", flush=True)
+
+
+def table(rows: list[dict]) -> str:
+    """As the README shows it."""
+    head = ["| what | measured | goal | | detail |", "| --- " * 5 + "|"]
+    signs = str.maketrans({"x": "×"})
+    lines = []
+    for entry in rows:
+        what, measured, goal, verdict, detail = cells(entry)
+        goal = goal.replace(">=", "≥").replace("<=", "≤")
+        lines.append(f"| {what} | {measured.translate(signs)} | {goal.translate(signs)} | {verdict} | {detail} |")
+    return "\n".join([*head, *lines])
 
 
 def main() -> None:
@@ -221,6 +239,7 @@ def main() -> None:
     part = RESULTS.with_suffix(".part")
     part.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     os.replace(part, RESULTS)
+    print(f"\n{table(rows)}\n")
     print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
 
 

@@ -90,6 +90,46 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def findings(result: dict) -> str:
+    """The rows that the README shows: what was found, beside its goal."""
+    grid = {(row["M"], row["K"]): row for row in result["grid"]}
+    decode = {(row["M"], row["K"]): row["seconds"] for row in result["decode"]}
+    even, skewed = (result["skew"][i]["grouped both"] for i in (0, -1))
+    flat = grid[512, 4]["grouped both"] / grid[128, 4]["grouped both"]
+    behind = max(row["auto behind"] for row in result["grid"])
+
+    def saves(num_slots: int, top_k: int) -> tuple[float, str]:
+        row = grid[num_slots, top_k]
+        took = f"{1e3 * row['grouped both']:.1f} / {1e3 * row['chunked both']:.1f} ms"
+        return row["saves both"], f"{row['saves both']:#.3g}× ({took})"
+
+    rows = []
+    for num_slots, top_k, goal in ((128, 4, 4), (512, 4, 20), (512, 1, None), (128, 32, None)):
+        ratio, cell = saves(num_slots, top_k)
+        what = f"sparse over dense, forward + backward, M = {num_slots}, K = {top_k}"
+        rows.append((what, cell, goal and f"≥ {goal}×", goal and ratio >= goal))
+    share = result["skew"][-1]["most used slot"]
+    rows += [
+        ("sparse, M = 512 over M = 128, K = 4", f"{flat:#.3g}×", "≤ 1.1×", flat <= 1.1),
+        (f'"auto" behind the better form, {len(grid)} shares of slots',
+         f"{100 * behind:.1f} %", "≤ 5 %", behind <= 0.05),
+        (f"K = 4 of 128, one slot takes {100 * share:.0f} % of the tokens, over even use",
+         f"{skewed / even:#.3g}× ({1e3 * skewed:.1f} / {1e3 * even:.1f} ms)", None, None),
+        ("decode, K = 4, M = 8192 over M = 128",
+         f"{decode[8192, 4] / decode[128, 4]:#.3g}× ({1e6 * decode[8192, 4]:.0f} µs)", "~ 1×",
+         abs(decode[8192, 4] / decode[128, 4] - 1) < 0.1),
+    ]  # fmt: skip
+    for row in result["training"]:
+        what = f"training, M = {row['M']}, K = 4: fm-sparse over fm"
+        cell = f"{row['fm-sparse'] / row['fm']:#.3g}× ({row['fm-sparse']:,.0f} / {row['fm']:,.0f} tokens/s)"
+        rows.append((what, cell, None, None))
+    verdict = {True: "reached", False: "missed", None: ""}
+    head = ["| what | measured | goal | |", "| --- " * 4 + "|"]
+    return "\n".join(
+        [*head, *(f"| {what} | {cell} | {goal or '–'} | {verdict[met]} |" for what, cell, goal, met in rows)]
+    )
+
+
 def crossovers(rows: list[dict]) -> dict[int, float]:
     """M: the K at which both forms take the same time, forward + backward, between two that were measured.
 
@@ -225,6 +265,7 @@ def main() -> None:
         part.write_text(json.dumps(result, indent=1) + "\n")
         os.replace(part, path)
     result = json.loads(path.read_text())
+    print(findings(result))
     print(table(result["grid"]))
     equal = ", ".join(f"{top_k:.1f} of {num_slots}" for num_slots, top_k in crossovers(result["grid"]).items())
     print(f"forward + backward, both forms take the same time at K = {equal}")

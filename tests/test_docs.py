@@ -4,9 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import bench
 import bench_sparse
 import pytest
 import search
+import slots
+import torch
+from PIL import Image
 
 from lm import checkpoint
 from lm.evaluate import Buckets
@@ -42,15 +46,29 @@ def test_every_equation_of_the_loop_is_in_the_table():
     assert marked and all(line in quoted for line in marked), set(marked) - set(quoted)
 
 
-def test_the_page_shows_the_speeds_that_were_measured():
-    result = json.loads((ROOT / "docs" / "results" / "sparse.json").read_text())
-    assert bench_sparse.table(result["grid"]) in (ROOT / "docs" / "kernels.md").read_text()
+def test_the_pages_show_the_speeds_that_were_measured():
+    readme, kernels = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "kernels.md"))
+    dense, sparse = (json.loads((ROOT / "docs" / "results" / name).read_text()) for name in ("cpu.json", "sparse.json"))
+    assert bench.table(dense["rows"]) in readme
+    assert bench_sparse.findings(sparse) in readme
+    assert bench_sparse.table(sparse["grid"]) in kernels
 
 
 def test_the_page_shows_the_short_runs_that_chose_the_models():
     result = json.loads(search.RESULTS.read_text())
     assert [row["change"] for row in result["rows"]] == search.VARIANTS
     assert search.table(result["rows"]) in (ROOT / "docs" / "decisions.md").read_text()
+
+
+def test_the_picture_of_the_slots_is_drawn_from_what_was_measured():
+    text = slots.RESULTS.read_bytes()
+    with Image.open(slots.RESULTS.with_suffix(".png")) as picture:
+        assert picture.text["Source"] == slots.fingerprint(text)
+    result = json.loads(text)
+    theta, tokens = torch.tensor(result["theta"]), torch.tensor(result["tokens"])
+    space = theta[tokens == ord(" ")].sum(0)
+    words = f"Runs of spaces go mostly to slot {int(space.argmax())}, "
+    assert space.max() > space.sum() / 2 and words in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", checkpoint.published())

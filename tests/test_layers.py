@@ -51,7 +51,7 @@ def assert_close(got, want, tolerance=1e-12):
 
 
 def formula(layer, x):
-    """Section 1 of the mathematics, line by line, on the loop."""
+    """Equations (1) to (6) of the README, line by line, (4) to (6) by the loop."""
     D, M, rates, _, gated = layer.sizes
     W_i, W_alpha, W_eta, W_mu, W_z = layer.in_proj.weight.split([D, M, rates, rates, gated])
     alpha = (x @ W_alpha.T / layer.temperature).softmax(-1)

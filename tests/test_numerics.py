@@ -55,9 +55,9 @@ def cancelled(delta: float, dtype: torch.dtype, width: int = 16):
 @pytest.mark.parametrize("eps", [1e-6, 1e-12])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_a_slot_that_cancels_loses_digits_in_proportion(dtype, eps, delta):
-    """|h|^2 comes from products as large as s^2, s what |h| was before the terms met, each right to the unit roundoff u,
-    2^-24 or 2^-53. So y is right to 2 u (s^2 / (|h|^2 + eps D) + s / |h|). The loop, which squares h itself, loses only
-    the second part, and so does the chunk form from the next chunk on.
+    """|h|^2 comes from products as large as s^2, s what |h| was before the terms met. Each is right to the unit
+    roundoff u, 2^-24 or 2^-53. So y is right to 2 u (s^2 / (|h|^2 + eps D) + s / |h|). The loop, which squares h
+    itself, loses only the second part, and so does the chunk form from the next chunk on.
     """
     inputs, unit = cancelled(delta, dtype), unit_roundoff(dtype)
     want, slot = reference.factorization_memory(*(v.double() for v in inputs), eps=eps)
