@@ -1,9 +1,9 @@
 """`make notebooks`: run the notebooks at full size and store what they print and draw.
 
-Tags of cells: "exercise" is for the reader to fill in, the "check" after it raises until that is done; "timing" measures
-the machine, or draws what was measured. A notebook's solutions lie under the same name in notebooks/solutions/, in cells
-that have the ids of the exercises they solve, and beside them, as a .py file, other answers: right ones that the check
-must accept and wrong ones that it must refuse.
+Tags of cells: "exercise" is for the reader to fill in, the "check" after it raises until that is done; "timing"
+measures the machine, or draws what was measured. A notebook's solutions lie under the same name in notebooks/solutions/,
+in cells that have the ids of the exercises they solve. Beside them, in a .py file, are other answers: right ones, which
+the check must accept, and wrong ones, which it must refuse.
 """
 
 import argparse
@@ -108,7 +108,9 @@ def _try_answers(client: NotebookClient, check: NotebookNode, at: int, exercises
             answer(solutions[exercise])
         answer(other.source)
         if accepted() != other.right:
-            raise AssertionError(f"{other.exercise}: this answer is {'refused' if other.right else 'accepted'}:\n{other}")
+            raise AssertionError(
+                f"{other.exercise}: this answer is {'refused' if other.right else 'accepted'}:\n{other}"
+            )
     for exercise in ids:
         answer(solutions[exercise])
     if not accepted():

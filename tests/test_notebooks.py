@@ -49,7 +49,10 @@ def test_each_exercise_has_right_answers_and_wrong_ones(path):
             assert name in (getattr(node, "name", None) for node in ast.parse(answer.source).body), answer.what
 
 
-CODE = {"exercise": "def answer():\n    return None", "check": "got = answer()\nassert got, 'nothing yet'\nassert got > 1"}
+CODE = {
+    "exercise": "def answer():\n    return None",
+    "check": "got = answer()\nassert got, 'nothing yet'\nassert got > 1",
+}
 
 
 @pytest.fixture
