@@ -95,7 +95,7 @@ def _python_steps(function: Callable, numbers: Tensor) -> int:
 
 @contextmanager
 def only_within(*tensors: Tensor) -> Iterator[None]:
-    """AssertionError at the end if an interpreted kernel reads elsewhere, where it gets NaN, or writes, which is not done.
+    """AssertionError at the end if an interpreted kernel reads elsewhere, where it gets NaN, or writes, in vain.
 
     A masked load without `other=` gives NaN too: a GPU promises nothing for it, and the interpreter gives 0. Kernels
     that are compiled are not watched.

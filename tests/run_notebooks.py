@@ -1,9 +1,9 @@
 """`make notebooks`: run the notebooks at full size and store what they print and draw.
 
 Tags of cells: "exercise" is for the reader to fill in, the "check" after it raises until that is done; "timing"
-measures the machine, or draws what was measured. A notebook's solutions lie under the same name in notebooks/solutions/,
-in cells that have the ids of the exercises they solve. Beside them, in a .py file, are other answers: right ones, which
-the check must accept, and wrong ones, which it must refuse.
+measures the machine, or draws what was measured. A notebook's solutions lie under the same name in
+notebooks/solutions/, in cells that have the ids of the exercises they solve. Beside them, in a .py file, are other
+answers: right ones, which the check must accept, and wrong ones, which it must refuse.
 """
 
 import argparse
