@@ -1,5 +1,6 @@
-"""What the notebooks share: how large to run, one look for figures, checks that raise."""
+"""What the notebooks share: how large to run, one look for figures, a measurement, checks that raise."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,24 @@ def look() -> None:
     """Large type and lines that can be told apart in grey, as in lm/plots.py."""
     matplotlib.rcParams.update(TEXT)
     matplotlib.rcParams.update({"figure.figsize": (9, 4), "figure.constrained_layout.use": True, "figure.dpi": 80})
+
+
+def waits_until_half(theta: Tensor, every: int = 16) -> Tensor:
+    """Tokens until half of what a slot holds is overwritten: write weights [texts, T, M] -> waits [n, M].
+
+    Measured from every so many tokens of the first half of each text; inf where the text ends before.
+
+    >>> theta = torch.tensor([0.0, 0.5, 0.5, 0.5, 0.2, 0.2, 0.2, 0.2])[None, :, None]
+    >>> waits_until_half(theta, every=2).T  # from the tokens 0 and 2
+    tensor([[2., 1.]])
+    >>> waits_until_half(theta / 9, every=2).T
+    tensor([[inf, inf]])
+    """
+    waits = []
+    for start in range(0, theta.shape[1] // 2, every):
+        half = (1 - theta[:, start:]).cumprod(1) <= 0.5
+        waits.append(torch.where(half.any(1), half.int().argmax(1) + 1.0, math.inf))
+    return torch.cat(waits)
 
 
 def check_close(what: str, got: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
