@@ -11,6 +11,9 @@ import torch
 from lm.notebook import check_no_loop, only_within
 
 every_notebook = pytest.mark.parametrize("path", run_notebooks.NOTEBOOKS, ids=lambda path: path.stem)
+every_stored = pytest.mark.parametrize(
+    "path", sorted(run_notebooks.FOLDER.rglob("[0-9]*.ipynb")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 LINK = re.compile(r"\]\((?P<target>[^)#]+)(?:#[^)]*)?\)")
 
 
@@ -116,7 +119,7 @@ def test_only_timings_are_kept(tmp_path, keep_timings):
     assert [c.execution_count for c in ran.cells] == [1, 2] and ran.metadata == run_notebooks.METADATA
 
 
-@pytest.mark.parametrize("path", sorted(run_notebooks.FOLDER.rglob("[0-9]*.ipynb")), ids=lambda path: path.parent.name)
+@every_stored
 def test_it_can_be_turned_into_a_python_file(path):
     metadata = nbformat.read(path, 4).metadata
     assert metadata == run_notebooks.METADATA
@@ -152,7 +155,7 @@ def test_it_is_small_and_needs_no_network(path):
     assert not re.search(r"!\[[^\]]*\]\(https?:|<img[^>]*https?:|pip install|^[!%]", text, re.MULTILINE)
 
 
-@every_notebook
+@every_stored
 def test_its_links_lead_somewhere(path):
     targets = [m["target"] for cell in cells(path, "markdown") for m in LINK.finditer(cell.source)]
     missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
