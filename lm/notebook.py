@@ -1,13 +1,20 @@
-"""What the notebooks share: how large to run, one look for figures, checks that raise."""
+"""What the notebooks share: how large to run, one look for figures, a measurement, checks that raise."""
 
+import math
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import matplotlib
+import numpy as np
 import torch
 from torch import Tensor
 
 from lm.plots import TEXT
 
+NUMPY_FLOATS = {"fp16": np.float16, "fp32": np.float32, "fp64": np.float64}  # by Triton's names
 SMOKE = os.environ.get("NOTEBOOK_SMOKE") == "1"  # small sizes, for tests
 
 
@@ -24,6 +31,24 @@ def look() -> None:
     """Large type and lines that can be told apart in grey, as in lm/plots.py."""
     matplotlib.rcParams.update(TEXT)
     matplotlib.rcParams.update({"figure.figsize": (9, 4), "figure.constrained_layout.use": True, "figure.dpi": 80})
+
+
+def waits_until_half(theta: Tensor, every: int = 16) -> Tensor:
+    """Tokens until half of what a slot holds is overwritten: write weights [texts, T, M] -> waits [n, M].
+
+    Measured from every so many tokens of the first half of each text; inf where the text ends before.
+
+    >>> theta = torch.tensor([0.0, 0.5, 0.5, 0.5, 0.2, 0.2, 0.2, 0.2])[None, :, None]
+    >>> waits_until_half(theta, every=2).T  # from the tokens 0 and 2
+    tensor([[2., 1.]])
+    >>> waits_until_half(theta / 9, every=2).T
+    tensor([[inf, inf]])
+    """
+    waits = []
+    for start in range(0, theta.shape[1] // 2, every):
+        half = (1 - theta[:, start:]).cumprod(1) <= 0.5
+        waits.append(torch.where(half.any(1), half.int().argmax(1) + 1.0, math.inf))
+    return torch.cat(waits)
 
 
 def check_close(what: str, got: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
@@ -48,3 +73,77 @@ def check_close(what: str, got: Tensor, want: Tensor, tolerance: float = 1e-5) -
             f"(error {error[at]:.2g} of the largest, {tolerance:g} allowed)"
         )
     print(f"ok: {what} ({want.numel()} numbers, worst error {error.max():.2g} <= {tolerance:g})")
+
+
+def check_no_loop(what: str, function: Callable[[Tensor], object], few: Tensor, many: Tensor) -> None:
+    """A call with `many` runs hardly more of Python than one with `few`; else AssertionError. A loop runs more.
+
+    >>> check_no_loop("a sum", torch.sum, torch.ones(3), torch.ones(3000))
+    ok: a sum, without a loop
+    >>> check_no_loop("a sum", lambda v: sum(x for x in v), torch.ones(3), torch.ones(3000))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    AssertionError: a sum: there is a loop: Python takes ... steps for 3 numbers, ... for 3000
+    """
+    function(few)  # what a first call prepares is not counted
+    short, long = (_python_steps(function, numbers) for numbers in (few, many))
+    if long > 2 * short:
+        steps = f"Python takes {short} steps for {len(few)} numbers, {long} for {len(many)}"
+        raise AssertionError(f"{what}: there is a loop: {steps}")
+    print(f"ok: {what}, without a loop")
+
+
+def _python_steps(function: Callable, numbers: Tensor) -> int:
+    """Bytecodes of the call and of all Python functions that it calls."""
+    steps = 0
+
+    def trace(frame, event, _):
+        nonlocal steps
+        steps += 1
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function(numbers)
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+@contextmanager
+def only_within(*tensors: Tensor) -> Iterator[None]:
+    """AssertionError at the end if an interpreted kernel reads elsewhere, where it gets NaN, or writes, in vain.
+
+    A masked load without `other=` gives NaN too: a GPU promises nothing for it, and the interpreter gives 0. Kernels
+    that are compiled are not watched.
+    """
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    spans = [(v.data_ptr(), v.data_ptr() + v.numel() * v.element_size()) for v in tensors]
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    strays = {"read": 0, "written": 0}
+
+    def inside(pointers: TensorHandle, mask: TensorHandle, kind: str) -> TensorHandle:
+        within = sum((begin <= pointers.data) & (pointers.data < end) for begin, end in spans) > 0
+        strays[kind] += int((mask.data & ~within).sum())
+        return TensorHandle(mask.data & within, mask.dtype)
+
+    def watched_load(builder, pointers, mask, other, *how):
+        mask, element = inside(pointers, mask, "read"), pointers.get_element_ty()
+        if other is None and element.name in NUMPY_FLOATS:
+            other = TensorHandle(np.full(pointers.data.shape, np.nan, NUMPY_FLOATS[element.name]), element)
+        return load(builder, pointers, mask, other, *how)
+
+    def watched_store(builder, pointers, value, mask, *how):
+        return store(builder, pointers, value, inside(pointers, mask, "written"), *how)
+
+    with (
+        patch.object(InterpreterBuilder, "create_masked_load", watched_load),
+        patch.object(InterpreterBuilder, "create_masked_store", watched_store),
+    ):
+        yield
+    for kind, count in strays.items():
+        if count:
+            raise AssertionError(f"{count} numbers were {kind} beyond the end of the tensors: which mask is missing?")

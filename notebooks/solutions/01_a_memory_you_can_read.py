@@ -1,0 +1,151 @@
+"""Other answers to the exercises of notebook 1, for those who teach it and for the test of its checks.
+
+`# %% exercise, verdict: what` begins an answer. The notebook's check must accept a right one and refuse a wrong one. An
+answer sees what the notebook has imported and defined up to there.
+"""
+# ruff: noqa: F811, F821
+
+
+# %% my-step, right: slot by slot
+def my_step(theta, phi, x, h, eps=1e-6):
+    y, new = torch.zeros(len(x)), torch.empty(h.shape)
+    for i in range(len(h)):
+        new[i] = h[i] + theta[i] * (x - h[i])
+        y += phi[i] * new[i] / math.sqrt((new[i] ** 2).mean() + eps)
+    return y, new
+
+
+# %% my-step, right: the weights divided, then one product
+def my_step(theta, phi, x, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + torch.outer(theta, x)
+    rms = (h.square().sum(-1) / len(x) + eps).sqrt()
+    return (phi / rms) @ h, h
+
+
+# %% my-step, right: torch's own functions
+def my_step(theta, phi, x, h, eps=1e-6):
+    h = h.lerp(x, theta[:, None])
+    return phi @ F.rms_norm(h, (len(x),), eps=eps), h
+
+
+# %% my-step, wrong: ε outside the root
+def my_step(theta, phi, x, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + theta[:, None] * x
+    return (phi / (h.square().mean(-1).sqrt() + eps)) @ h, h
+
+
+# %% my-step, wrong: ε forgotten
+def my_step(theta, phi, x, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + theta[:, None] * x
+    return (phi / h.square().mean(-1).sqrt()) @ h, h
+
+
+# %% my-step, wrong: ε always 10⁻⁶
+def my_step(theta, phi, x, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + theta[:, None] * x
+    return (phi / (h.square().mean(-1) + 1e-6).sqrt()) @ h, h
+
+
+# %% my-step, wrong: the old state is read
+def my_step(theta, phi, x, h, eps=1e-6):
+    y = (phi / (h.square().mean(-1) + eps).sqrt()) @ h
+    return y, (1 - theta[:, None]) * h + theta[:, None] * x
+
+
+# %% my-step, wrong: divided by the length instead of the rms
+def my_step(theta, phi, x, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + theta[:, None] * x
+    return (phi / (h.square().sum(-1) + eps).sqrt()) @ h, h
+
+
+# %% my-step, wrong: θ along the row, no error where M = D
+def my_step(theta, phi, x, h, eps=1e-6):
+    h = (1 - theta) * h + theta * x
+    return (phi / (h.square().mean(-1) + eps).sqrt()) @ h, h
+
+
+# %% theta-for, right: with exponential and logarithm
+def theta_for(n):
+    return -math.expm1(-math.log(2) / n)
+
+
+# %% theta-for, right: a tensor
+def theta_for(n):
+    return 1 - torch.tensor(0.5).pow(1 / n)
+
+
+# %% theta-for, right: by halving an interval
+def theta_for(n):
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 - middle) ** n > 0.5 else (low, middle)
+    return low
+
+
+# %% theta-for, wrong: the rule
+def theta_for(n):
+    return math.log(2) / n
+
+
+# %% theta-for, wrong: what is kept instead of what is written
+def theta_for(n):
+    return 0.5 ** (1 / n)
+
+
+# %% theta-for, wrong: what is left after n tokens of 1/2, turned round
+def theta_for(n):
+    return 1 - 0.5**n
+
+
+# %% theta-for, wrong: an equal part of the half for every token
+def theta_for(n):
+    return 0.5 / n
+
+
+# %% theta-for, wrong: one token too many
+def theta_for(n):
+    return 1 - 0.5 ** (1 / (n + 1))
+
+
+# %% mean-theta, right: a list
+def mean_theta(T):
+    return [1 / t for t in range(1, T + 1)]
+
+
+# %% mean-theta, right: from the weight before
+def mean_theta(T):
+    theta = torch.ones(T)
+    for t in range(1, T):
+        theta[t] = theta[t - 1] / (1 + theta[t - 1])  # a share θ of what is kept must be a share θ of all
+    return theta
+
+
+# %% mean-theta, right: by counting, in float64
+def mean_theta(T):
+    return torch.ones(T, dtype=torch.float64).cumsum(0).reciprocal()
+
+
+# %% mean-theta, wrong: the start counts as an offer
+def mean_theta(T):
+    return 1 / torch.arange(2, T + 2)
+
+
+# %% mean-theta, wrong: the mean after the last token only, if nothing faded
+def mean_theta(T):
+    return torch.full((T,), 1 / T)
+
+
+# %% mean-theta, wrong: from the last token to the first
+def mean_theta(T):
+    return 1 / torch.arange(T, 0, -1)
+
+
+# %% mean-theta, wrong: counted from 0
+def mean_theta(T):
+    return 1 / torch.arange(T).clamp(min=1)
+
+
+# %% mean-theta, wrong: halves
+def mean_theta(T):
+    return torch.tensor([1.0, *[0.5] * (T - 1)])

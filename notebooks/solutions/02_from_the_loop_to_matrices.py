@@ -1,0 +1,217 @@
+"""Other answers to the exercises of notebook 2, for those who teach it and for the test of its checks.
+
+`# %% exercise, verdict: what` begins an answer. The notebook's check must accept a right one and refuse a wrong one. An
+answer sees what the notebook has imported and defined up to there.
+"""
+# ruff: noqa: F811, F821
+
+
+# %% decay-between, right: chunk by chunk
+def decay_between(reaches, keeps, s, t):
+    C = reaches.shape[1]
+    decay = keeps[s // C, s % C].clone()
+    for chunk in range(s // C + 1, t // C):
+        decay *= reaches[chunk, -1]
+    return decay * reaches[t // C, t % C]
+
+
+# %% decay-between, right: what is between by the first token of a chunk, which is kept to the end
+def decay_between(reaches, keeps, s, t):
+    (first, place), (last, end) = divmod(s, reaches.shape[1]), divmod(t, reaches.shape[1])
+    whole = reaches[:, 0] * keeps[:, 0]
+    return keeps[first, place] * whole[first + 1 : last].prod(0) * reaches[last, end]
+
+
+# %% decay-between, right: all factors in one table
+def decay_between(reaches, keeps, s, t):
+    C = reaches.shape[1]
+    factors = [keeps[s // C, s % C], *reaches[s // C + 1 : t // C, -1], reaches[t // C, t % C]]
+    return torch.stack(factors).prod(0)
+
+
+# %% decay-between, wrong: the chunks between are forgotten
+def decay_between(reaches, keeps, s, t):
+    C = reaches.shape[1]
+    return keeps[s // C, s % C] * reaches[t // C, t % C]
+
+
+# %% decay-between, wrong: the chunk of s counts as between, too
+def decay_between(reaches, keeps, s, t):
+    C = reaches.shape[1]
+    return keeps[s // C, s % C] * reaches[s // C : t // C, -1].prod(0) * reaches[t // C, t % C]
+
+
+# %% decay-between, wrong: the chunk of t counts as between, too
+def decay_between(reaches, keeps, s, t):
+    C = reaches.shape[1]
+    return keeps[s // C, s % C] * reaches[s // C + 1 : t // C + 1, -1].prod(0) * reaches[t // C, t % C]
+
+
+# %% decay-between, wrong: a quotient instead of keep, which fails at θ = 1
+def decay_between(reaches, keeps, s, t):
+    C = reaches.shape[1]
+    to_the_end = reaches[s // C, -1] / reaches[s // C, s % C]
+    return to_the_end * reaches[s // C + 1 : t // C, -1].prod(0) * reaches[t // C, t % C]
+
+
+# %% decay-between, wrong: the token t itself is left out
+def decay_between(reaches, keeps, s, t):
+    C = reaches.shape[1]
+    before = reaches[t // C, t % C - 1] if t % C else 1.0
+    return keeps[s // C, s % C] * reaches[s // C + 1 : t // C, -1].prod(0) * before
+
+
+# %% any-length, right: zeros by torch.cat
+def any_length(form, theta, phi, x, H, C):
+    T = len(x)
+    missing = (C - T % C) % C
+    theta, phi, x = (torch.cat([v, v.new_zeros(missing, v.shape[1])]) for v in (theta, phi, x))
+    y, state = form(theta, phi, x, H, C)
+    return y[:T], state
+
+
+# %% any-length, right: always one more chunk, of vectors that are never written
+def any_length(form, theta, phi, x, H, C):
+    T, M = theta.shape
+    more = C + (-T) % C
+    nothing, vectors = theta.new_zeros(more, M), torch.randn(more, x.shape[1], dtype=x.dtype)
+    y, state = form(torch.cat([theta, nothing]), torch.cat([phi, nothing]), torch.cat([x, vectors]), H, C)
+    return y[:T], state
+
+
+# %% any-length, right: tokens that change nothing before the first
+def any_length(form, theta, phi, x, H, C):
+    more = -len(x) % C
+    y, state = form(*(F.pad(v, (0, 0, more, 0)) for v in (theta, phi, x)), H, C)
+    return y[more:], state
+
+
+# %% any-length, right: whole chunks first, then the rest
+def any_length(form, theta, phi, x, H, C):
+    whole, parts = len(x) // C * C, []
+    if whole:
+        y, H = form(theta[:whole], phi[:whole], x[:whole], H, C)
+        parts.append(y)
+    if whole < len(x):
+        y, H = form(*(F.pad(v[whole:], (0, 0, 0, C - len(v) % C)) for v in (theta, phi, x)), H, C)
+        parts.append(y[: len(x) - whole])
+    return torch.cat(parts), H
+
+
+# %% any-length, wrong: the last token again
+def any_length(form, theta, phi, x, H, C):
+    more = -len(x) % C
+    y, state = form(*(torch.cat([v, v[-1:].expand(more, -1)]) for v in (theta, phi, x)), H, C)
+    return y[: len(x)], state
+
+
+# %% any-length, wrong: θ = 1 forgets instead of keeping
+def any_length(form, theta, phi, x, H, C):
+    more = -len(x) % C
+    theta = F.pad(theta, (0, 0, 0, more), value=1.0)
+    y, state = form(theta, *(F.pad(v, (0, 0, 0, more)) for v in (phi, x)), H, C)
+    return y[: len(x)], state
+
+
+# %% any-length, wrong: the y of tokens that were added
+def any_length(form, theta, phi, x, H, C):
+    return form(*(F.pad(v, (0, 0, 0, -len(x) % C)) for v in (theta, phi, x)), H, C)
+
+
+# %% any-length, wrong: the loop, and no chunks
+def any_length(form, theta, phi, x, H, C):
+    return loop(theta, phi, x, H)
+
+
+# %% any-length, wrong: chunks of one token
+def any_length(form, theta, phi, x, H, C):
+    return form(theta, phi, x, H, 1)
+
+
+# %% alike, right: number by number
+def alike(theta, q, squares, start):
+    (T, M), inner, result = theta.shape, start.clone(), torch.empty(*theta.shape, theta.shape[1], dtype=theta.dtype)
+    for t in range(T):
+        for i in range(M):
+            for j in range(M):
+                a_i, a_j = 1 - theta[t, i], 1 - theta[t, j]
+                crossed = a_i * theta[t, j] * q[t, i] + a_j * theta[t, i] * q[t, j]
+                inner[i, j] = a_i * a_j * inner[i, j] + crossed + theta[t, i] * theta[t, j] * squares[t]
+        result[t] = inner
+    return result
+
+
+# %% alike, right: on sides of a product
+def alike(theta, q, squares, start):
+    inner, all_inner = start, []
+    for write, dot, square in zip(theta, q, squares, strict=True):
+        a = (1 - write).diag()
+        crossed = a @ dot[:, None] @ write[None]
+        inner = a @ inner @ a + crossed + crossed.mT + square * write[:, None] * write
+        all_inner.append(inner)
+    return torch.stack(all_inner)
+
+
+# %% alike, right: by one table of products of decays
+def alike(theta, q, squares, start):
+    a = 1 - theta
+    pairs = a[:, :, None] * a[:, None]  # what one token leaves of an inner product
+    crossed = (a * q)[:, :, None] * theta[:, None]
+    added = crossed + crossed.mT + squares[:, None, None] * theta[:, :, None] * theta[:, None]
+    left = decay_tile(1 - pairs.flatten(1))  # [T, T, M M]
+    inner = (left * added.flatten(1)).sum(1) + pairs.flatten(1).cumprod(0) * start.flatten()
+    return inner.unflatten(1, start.shape)
+
+
+# %% alike, wrong: one of the crossed terms
+def alike(theta, q, squares, start):
+    inner, result = start, []
+    for write, dot, square in zip(theta, q, squares, strict=True):
+        a = 1 - write
+        inner = torch.outer(a, a) * inner + 2 * torch.outer(a * dot, write) + square * torch.outer(write, write)
+        result.append(inner)
+    return torch.stack(result)
+
+
+# %% alike, wrong: the decay of the norms, a², for all pairs
+def alike(theta, q, squares, start):
+    inner, result = start, []
+    for write, dot, square in zip(theta, q, squares, strict=True):
+        a = 1 - write
+        crossed = torch.outer(a * dot, write)
+        inner = a[:, None] ** 2 * inner + crossed + crossed.T + square * torch.outer(write, write)
+        result.append(inner)
+    return torch.stack(result)
+
+
+# %% alike, wrong: q without its decay
+def alike(theta, q, squares, start):
+    inner, result = start, []
+    for write, dot, square in zip(theta, q, squares, strict=True):
+        a = 1 - write
+        crossed = torch.outer(dot, write)
+        inner = torch.outer(a, a) * inner + crossed + crossed.T + square * torch.outer(write, write)
+        result.append(inner)
+    return torch.stack(result)
+
+
+# %% alike, wrong: slots that start at 0
+def alike(theta, q, squares, start):
+    inner, result = torch.zeros_like(start), []
+    for write, dot, square in zip(theta, q, squares, strict=True):
+        a = 1 - write
+        crossed = torch.outer(a * dot, write)
+        inner = torch.outer(a, a) * inner + crossed + crossed.T + square * torch.outer(write, write)
+        result.append(inner)
+    return torch.stack(result)
+
+
+# %% alike, wrong: before each token instead of after it
+def alike(theta, q, squares, start):
+    inner, result = start, []
+    for write, dot, square in zip(theta, q, squares, strict=True):
+        result.append(inner)
+        a = 1 - write
+        crossed = torch.outer(a * dot, write)
+        inner = torch.outer(a, a) * inner + crossed + crossed.T + square * torch.outer(write, write)
+    return torch.stack(result)
