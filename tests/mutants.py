@@ -605,10 +605,10 @@ FAULTS = [
     *planted(
         "lm/checkpoint.py", PUBLISHED,
         ("publish: measured before it is rounded",
-         "    model.load_state_dict(weights)\n    record |=", "    record |="),
+         "        model.load_state_dict(weights)\n        record =", "        record ="),
         ("publish: weights kept whole", "v.half() for", "v for"),
         ("publish: what is there stays",
-         "        remove(final)\n    os.replace", "        return final\n    os.replace"),
+         "            remove(final)\n        os.replace", "            return final\n        os.replace"),
     ),
     *planted(
         "lm/command_line.py", PUBLISHED,
