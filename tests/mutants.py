@@ -631,10 +631,10 @@ FAULTS = [
 
 def pytest(project: Path, tests: str) -> tuple[bool, str]:
     """Whether the tests pass, and what failed first."""
-    command = [sys.executable, "-m", "pytest", "-x", "--no-header", "--tb=no", "-rfE", *tests.split()]
+    command = [sys.executable, "-X", "utf8", "-m", "pytest", "-x", "--no-header", "--tb=no", "-rfE", *tests.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project), "HYPOTHESIS_PROFILE": "mutants"}
     try:
-        run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+        run = subprocess.run(command, cwd=project, env=environment, capture_output=True, encoding="utf-8", timeout=600)
     except subprocess.TimeoutExpired:
         return False, "no end after 600 s"
     if run.returncode < 0:  # an access outside of memory ends the interpreter
@@ -659,10 +659,10 @@ def plant(fault: Fault) -> tuple[str, str, float]:
     start = time.monotonic()
     with copy() as folder:
         path = Path(folder) / fault.file
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if text.count(fault.old) != 1:
             return "NOT FOUND", f"old text occurs {text.count(fault.old)} times", 0.0
-        path.write_text(text.replace(fault.old, fault.new))
+        path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
         passed, what = pytest(Path(folder), fault.tests)
     return ("SURVIVED", fault.tests, time.monotonic() - start) if passed else ("killed", what, time.monotonic() - start)
 

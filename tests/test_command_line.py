@@ -285,7 +285,7 @@ def test_a_fault_of_ours_keeps_its_traceback(text, tmp_path, monkeypatch):
 
 def python_m_lm(*arguments, **options) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
-    command = [sys.executable, "-m", "lm", *map(str, arguments)]
+    command = [sys.executable, "-X", "utf8", "-m", "lm", *map(str, arguments)]
     root = Path(__file__).parents[1]
     return subprocess.Popen(
         command, cwd=root, env=environment, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options

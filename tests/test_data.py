@@ -127,11 +127,12 @@ def test_a_file_and_a_folder_that_cannot_be_read_are_alike(tmp_path, monkeypatch
         read_corpus(folder / "shut")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not stop root")
 def test_a_folder_that_may_be_listed_but_not_entered(tmp_path):
     folder = write(tmp_path, {"open.txt": b"open", "shut/a.txt": b"no", "shut/sub/b.txt": b"no"})
     (folder / "shut").chmod(0o600)
     try:
+        if os.path.exists(folder / "shut" / "a.txt"):
+            pytest.skip("permissions do not stop this user")
         corpus = read_corpus(folder)
     finally:
         (folder / "shut").chmod(0o700)
