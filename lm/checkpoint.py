@@ -79,8 +79,8 @@ def writable(folder: Path, option: str = "--out") -> None:
     """Make a folder and see that files can be made in it, before the work and not after it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
+        with TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(b"a full disk makes files, but nothing goes into them")
     except OSError as error:
         reason = "it is a file" if folder.is_file() else error.strerror
         raise CheckpointError(f"{option} {folder}: nothing can be written there ({reason})") from error
