@@ -18,7 +18,7 @@ from lm.data import SPLITS, Corpus, DataError, Document, read_corpus, reference_
 from lm.evaluate import Buckets, bucket_edges, document_loss, file_windows, loss_sums, summarise, table
 from lm.generate import Report, generate, printable
 from lm.model import MLP_WIDTH, Config, LanguageModel
-from lm.train import Diverged, Settings, resume, train
+from lm.train import Diverged, Settings, check_same, resume, train
 
 MIXERS = tuple(MLP_WIDTH)
 SLOTTED = ("fm", "fm-sparse")
@@ -218,16 +218,17 @@ def _train(args: argparse.Namespace) -> None:
             raise UsageError(f"--resume takes the run's own options: leave out {', '.join(_flags(chosen | how))}")
         if args.out is None:
             raise UsageError("--resume needs --out, the folder of the run")
-        corpus = _corpus_of(checkpoint.latest(args.out), args.text)
-        resume(args.out, corpus, device=device, quiet=args.quiet)
+        _, record, _ = checkpoint.read(args.out)
+        corpus = read_corpus(args.text or record["text"])
+        resume(args.out, corpus, text=args.text, device=device, quiet=args.quiet)
         print(f"saved {checkpoint.latest(args.out)}")
         return
     with _usage_errors():
         config, settings = _config(chosen), Settings(**how)
         with torch.device("meta"):  # no memory, no time: only the checks
             parameters = LanguageModel(config).num_parameters()
-    corpus = read_corpus(args.text)
     folder = Path(args.out or f"out/{config.mixer}")
+    corpus = read_corpus(args.text, folder)
     print(f"{config.mixer}, {parameters:,} parameters, {corpus.summary()}", flush=True)
     train(config, settings, corpus, folder, text=args.text, overwrite=args.overwrite, device=device, quiet=args.quiet)
     print(f"saved {checkpoint.latest(folder)}")
@@ -250,16 +251,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     runs = args.runs or checkpoint.published()
     if not runs:
         raise UsageError("no trained model comes along: name the folder of a run")
-    found = [checkpoint.latest(run) for run in runs]
-    records = [checkpoint.read_record(path) for path in found]
+    found, records, models = zip(*map(checkpoint.read, runs), strict=True)
     mixers = [record["config"]["mixer"] for record in records]
     names = mixers if len(set(mixers)) == len(mixers) else runs
-    corpus = _corpus_of(found[0], args.text)
+    corpus = _corpus_of(found[0], records[0], args.text)
     windows, paths = file_windows(corpus, args.split, args.context, args.per_file)
+    folder = Path(args.out or ("out" if found[0].parent == checkpoint.PUBLISHED else runs[0]))
+    checkpoint.writable(folder)
     length = records[0]["settings"]["length"]
     carried, emptied = {}, {}
-    for name, path in zip(names, found, strict=True):
-        model = checkpoint.read_model(path, device)
+    for name, model in zip(names, models, strict=True):
+        model.to(device)
         for reset, results in [(False, carried), (True, emptied)][: 1 + args.reset]:
             sums = loss_sums(model, windows, length, reset=reset, label=name)
             results[name] = summarise(sums, paths, bucket_edges(args.context))
@@ -270,26 +272,25 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"\nstate emptied every {length} bytes\n{table(emptied, length)}")
     references = reference_lines(corpus.text(args.split))
     print("\n" + ", ".join(f"{name} {bits:.2f}" for name, bits in references.items()) + " bits per byte")
-    folder = Path(args.out or ("out" if found[0].parent == checkpoint.PUBLISHED else runs[0]))
-    folder.mkdir(parents=True, exist_ok=True)
     plots.draw_lengths(carried, folder / "length.png", train_length=length, reset=emptied, references=references)
     result = {
         "corpus": corpus.description(),
         "split": args.split,
         "runs": {
-            name: {"checkpoint": str(path), **record} for name, path, record in zip(names, found, records, strict=True)
+            name: {"checkpoint": str(path), **checkpoint.without_manifest(record)}
+            for name, path, record in zip(names, found, records, strict=True)
         },
         "carried": {name: dataclasses.asdict(buckets) for name, buckets in carried.items()},
         "reset": {name: dataclasses.asdict(buckets) for name, buckets in emptied.items()},
         "references": references,
     }
-    (folder / "length.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "length.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {folder / 'length.json'} and {folder / 'length.png'}")
 
 
 def _publish(args: argparse.Namespace) -> None:
-    found = checkpoint.latest(args.run_folder)
-    record, corpus = checkpoint.read_record(found), _corpus_of(found, args.text)
+    found, record, model = checkpoint.read(args.run_folder)
+    corpus = _corpus_of(found, record, args.text)
     name = args.name or record["config"]["mixer"]
     windows, paths = file_windows(corpus, "test", args.context)
     length = record["settings"]["length"]
@@ -307,7 +308,7 @@ def _publish(args: argparse.Namespace) -> None:
             "license": document_loss(model, Document("LICENSE", LICENSE.read_bytes())),
         }
 
-    final = checkpoint.publish(found, name, results, Path(args.folder))
+    final = checkpoint.publish(record, model, name, results, Path(args.folder))
     print(f"wrote {final}: {sum(file.stat().st_size for file in final.iterdir()) / 1e6:.2f} MB")
     _draw_published(final.parent, args.context)
 
@@ -331,7 +332,7 @@ def _draw_published(folder: Path, context: int) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    model = checkpoint.read_model(checkpoint.latest(args.run_folder), _device(args.device))
+    _, _, model = checkpoint.read(args.run_folder, _device(args.device))
     report = Report()
     with _usage_errors():
         tokens = generate(
@@ -345,19 +346,14 @@ def _generate(args: argparse.Namespace) -> None:
     print(report, file=sys.stderr)
 
 
-def _corpus_of(path: Path, text: str | None) -> Corpus:
+def _corpus_of(path: Path, record: dict, text: str | None) -> Corpus:
     """The text given or, without one, that of a checkpoint, which must be as it was.
 
     A model that comes along may meet the library of another Python: its test split has files of the same names.
     """
-    record = checkpoint.read_record(path)
     corpus = read_corpus(text or record["text"])
-    as_it_was = corpus.manifest_hash == record["corpus"]["manifest_hash"]
-    if text is None and not as_it_was and path.parent != checkpoint.PUBLISHED:
-        raise CheckpointError(
-            f"{path}: its text was {record['corpus']['name']} ({record['corpus']['manifest_hash']}), which is "
-            f"not what {corpus.name} ({corpus.manifest_hash}) holds; --text names another"
-        )
+    if text is None and path.parent != checkpoint.PUBLISHED:
+        check_same(corpus, record, path)
     return corpus
 
 

@@ -7,6 +7,8 @@ plus DOCUMENT_MARK; a split's stream is mark, file, mark, file, ...
 How files are split: a file belongs to train, validation or test (90 : 5 : 5) by a hash of its relative path,
 so that adding a file moves no other. Where that leaves a split empty (one file, or a handful) every file is
 cut instead: its first 90 % for training, the next 5 % for validation, the last 5 % for test.
+
+What this project writes is never text: a run that read its own checkpoints would not find its text again.
 """
 
 import hashlib
@@ -14,9 +16,11 @@ import lzma
 import math
 import os
 import platform
+import stat
 import sysconfig
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lm import checkpoint
 from lm.model import DOCUMENT_MARK
 
 SPLITS = {"train": 0.90, "validation": 0.95, "test": 1.00}  # name: where it ends on [0, 1]
@@ -35,6 +40,8 @@ LEFT_OUT = [
     "pydoc_data/topics.py", "_sysconfigdata*", "config-*",
 ]  # fmt: skip
 LEAST_LIBRARY = 1_000_000  # bytes; a standard library with less source than this has been stripped
+
+NEEDED = "--text takes a file or folder of UTF-8 text"
 
 
 class DataError(Exception):
@@ -62,18 +69,40 @@ class Corpus:
     {'train': 91, 'validation': 6, 'test': 6}
     """
 
-    def __init__(self, name: str, documents: list[Document]):
+    def __init__(self, name: str, documents: list[Document], left_out: dict[str, int] | None = None):
         self.name = name
+        self.left_out = left_out or {}  # by kind, how many files and folders are no part of it
         self.documents = sorted(documents, key=lambda document: document.path)
         self.splits = _by_file(self.documents)
         if not all(self.splits.values()):
             self.splits = _by_position(self.documents)
 
     @cached_property
+    def manifest(self) -> dict[str, str]:
+        """The SHA-256 of every file, by path."""
+        return {document.path: hashlib.sha256(document.data).hexdigest() for document in self.documents}
+
+    @cached_property
     def manifest_hash(self) -> str:
         """16 hexadecimal digits that change with any path or any byte."""
-        lines = (f"{hashlib.sha256(d.data).hexdigest()} {d.path}\n" for d in self.documents)
+        lines = (f"{digest} {path}\n" for path, digest in self.manifest.items())
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def changes(self, manifest: dict[str, str]) -> str:
+        """What was added to, is gone from or is different in an earlier manifest; nothing for the same text.
+
+        >>> corpus = Corpus("now", [Document("a.txt", b"as it was"), Document("new.txt", b"!")])
+        >>> corpus.changes({"a.txt": corpus.manifest["a.txt"], "b.txt": "0"})
+        'added: new.txt; gone: b.txt'
+        """
+        if len(manifest) == 1 and list(manifest.values()) == list(self.manifest.values()):
+            return ""  # the name of a single file changes nothing: neither its bytes nor where they are cut
+        kinds = {
+            "added": self.manifest.keys() - manifest.keys(),
+            "gone": manifest.keys() - self.manifest.keys(),
+            "different": {path for path, digest in self.manifest.items() if manifest.get(path, digest) != digest},
+        }
+        return "; ".join(f"{kind}: {_some(paths)}" for kind, paths in kinds.items() if paths)
 
     def description(self) -> dict:
         """What a result must carry for two of them to be comparable (losses of two hashes are not)."""
@@ -86,10 +115,11 @@ class Corpus:
         }
 
     def summary(self) -> str:
-        """One line for people: the name, its size and what the splits hold."""
+        """One line for people: the name, its size, what the splits hold, and what was left out."""
         files = ", ".join(f"{len(documents)} {split}" for split, documents in self.splits.items())
         size = sum(len(document.data) for document in self.documents)
-        return f"{self.name}: {size / 1e6:.1f} MB, files: {files} (manifest {self.manifest_hash})"
+        left_out = f", left out: {_counts(self.left_out)}" if self.left_out else ""
+        return f"{self.name}: {size / 1e6:.1f} MB, files: {files} (manifest {self.manifest_hash}){left_out}"
 
     def text(self, split: str) -> bytes:
         """All files of a split, one after the other."""
@@ -106,24 +136,28 @@ class Corpus:
         return stream
 
 
-def read_corpus(path: str | Path | None = None) -> Corpus:
+def read_corpus(path: str | Path | None = None, out: str | Path | None = None) -> Corpus:
     """The standard library of this Python, or the text at a path (a file, or a folder and all below it).
 
-    Text is what decodes as UTF-8 and holds no zero byte. Left out of a folder are other files, hidden ones
-    (their name or a folder's starts with a dot) and exact copies (one could land in two splits).
+    Text is what decodes as UTF-8 and holds no zero byte. Left out of a folder, and counted by kind, are other files,
+    what cannot be read, hidden names (they start with a dot), linked folders, exact copies (one could land in two
+    splits), results and folders of runs. `out` is the folder that a run will be written to: no text either.
     DataError: nothing at the path, no text there, or a standard library without its sources.
     """
     if path is None:
         return _standard_library(Path(sysconfig.get_path("stdlib")))
     root = Path(path)
-    if not root.exists():
-        raise DataError(f"{root}: no such file or folder")
-    found = [root] if root.is_file() else _walk(root, [".*"])
-    documents = _read(found, root if root.is_dir() else root.parent)
+    is_file = _is_file(root)
+    if not is_file and _is_run(root, out):
+        raise DataError(f"{root}: a run is written there, which is never text: --text names another folder than --out")
+    left_out = Counter()
+    found = [root] if is_file else _walk(root, lambda path: _unwanted(path, out), left_out)
+    documents = _read(found, root.parent if is_file else root, left_out)
     if not documents:
-        what = "not UTF-8 text, or empty" if root.is_file() else f"no UTF-8 text in any of its {len(found)} files"
-        raise DataError(f"{root}: {what}")
-    return Corpus(root.resolve().name, documents)
+        what = next(iter(left_out)) if is_file else f"no UTF-8 text in any of its {len(found)} files"
+        why = f" (left out: {_counts(left_out)})" if left_out and not is_file else ""
+        raise DataError(f"{root}: {what}{why}; {NEEDED}")
+    return Corpus(root.resolve().name, documents, left_out)
 
 
 def sample_batch(stream: Tensor, batch: int, length: int, seed: int, step: int) -> Tensor:
@@ -157,43 +191,94 @@ def reference_lines(data: bytes) -> dict[str, float]:
 
 
 def _standard_library(root: Path) -> Corpus:
+    def unwanted(path: Path) -> str | None:
+        chosen = not any(path.relative_to(root).match(pattern) for pattern in LEFT_OUT)
+        return None if chosen and (path.suffix == ".py" or os.path.isdir(path)) else "not chosen"
+
     name = f"standard library of Python {platform.python_version()}"
-    documents = _read(_walk(root, LEFT_OUT, ".py"), root) if root.is_dir() else []
+    left_out = Counter()
+    documents = _read(_walk(root, unwanted, left_out), root, left_out)
     size = sum(len(document.data) for document in documents)
     if size < LEAST_LIBRARY:
         raise DataError(f"{name}: {root} holds only {size:,} bytes of source: give a text with --text")
-    return Corpus(name, documents)
+    return Corpus(name, documents, {kind: left_out[kind] for kind in ("not UTF-8", "unreadable") if left_out[kind]})
 
 
-def _walk(root: Path, left_out: list[str], suffix: str = "") -> list[Path]:
-    """Files below a folder that end in suffix, less the names and relative paths that match left_out."""
+def _is_file(root: Path) -> bool:
+    """Whether a text is one file or a folder; a DataError for anything else (a pipe can be read only once)."""
+    try:
+        mode = root.stat().st_mode
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise DataError(f"{root}: {'no such file or folder' if missing else error.strerror}; {NEEDED}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise DataError(f"{root}: {kinds.get(stat.S_IFMT(mode), 'a device')}; {NEEDED}")
+    return stat.S_ISREG(mode)
+
+
+def _is_run(folder: Path, out: str | Path | None) -> bool:
+    return checkpoint.holds_run(folder) or (out is not None and folder.resolve() == Path(out).resolve())
+
+
+def _unwanted(path: Path, out: str | Path | None) -> str | None:
+    """Why a name below a folder of text is left out, if it is."""
+    if path.name.startswith("."):
+        return "hidden"
+    if os.path.isdir(path):  # Path.is_dir raises where the folder above may be listed but not entered
+        return "linked folders" if os.path.islink(path) else "runs" if _is_run(path, out) else None
+    return None
+
+
+def _walk(root: Path, unwanted: Callable[[Path], str | None], left_out: Counter) -> list[Path]:
+    """Files below a folder; counts the folders that cannot be read and what `unwanted` names a kind for."""
     found = []
-    for folder, subfolders, names in os.walk(root):
-        here = Path(folder)
-        kept = {
-            name
-            for name in [*subfolders, *names]
-            if not any((here / name).relative_to(root).match(pattern) for pattern in left_out)
-        }
-        subfolders[:] = sorted(kept.intersection(subfolders))
-        found += [here / name for name in sorted(kept.intersection(names)) if name.endswith(suffix)]
+    for folder, subfolders, names in os.walk(root, onerror=lambda _: left_out.update(["unreadable"])):
+        kinds = {name: unwanted(Path(folder, name)) for name in (*subfolders, *names)}
+        left_out.update(kind for kind in kinds.values() if kind)
+        subfolders[:] = sorted(name for name in subfolders if not kinds[name])
+        found += [Path(folder, name) for name in sorted(names) if not kinds[name]]
     return found
 
 
-def _read(paths: list[Path], root: Path) -> list[Document]:
+def _read(paths: list[Path], root: Path, left_out: Counter) -> list[Document]:
     first_with = {}
     for path in paths:
-        if path.is_file() and _is_text(data := path.read_bytes()):
-            first_with.setdefault(data, path.relative_to(root).as_posix())
+        try:
+            data = path.read_bytes() if path.is_file() else None  # a pipe would be waited for
+        except OSError:
+            data = None
+        if kind := "copies" if data in first_with else _no_text(path, data):
+            left_out[kind] += 1
+        else:
+            first_with[data] = path.relative_to(root).as_posix()
     return [Document(path, data) for data, path in first_with.items()]
 
 
-def _is_text(data: bytes) -> bool:
+def _no_text(path: Path, data: bytes | None) -> str | None:
+    """What a file is that is no text to learn from."""
+    if data is None:
+        return "unreadable"
+    if not data:
+        return "empty"
     try:
         data.decode()
     except UnicodeDecodeError:
-        return False
-    return bool(data) and b"\0" not in data
+        return "not UTF-8"
+    if b"\0" in data:
+        return "with zero bytes"
+    if path.suffix == ".json" and b'"manifest_hash"' in data:  # it names the corpus, so it cannot be a part of it
+        return "results of runs"
+    return None
+
+
+def _counts(left_out: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {left_out[kind]:,}" for kind in sorted(left_out))
+
+
+def _some(paths: set[str], most: int = 3) -> str:
+    more = f" and {len(paths) - most:,} more" if len(paths) > most else ""
+    return ", ".join(sorted(paths)[:most]) + more
 
 
 def _by_file(documents: list[Document]) -> dict[str, list[Document]]:

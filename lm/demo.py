@@ -35,25 +35,25 @@ PROMPT = b"def main("
 
 def demo(*, seconds: float = 60, out: Path = Path("out"), seed: int = 0, text: str | None = None) -> int:
     """Run everything; 0, or 1 if a backend missed its tolerance. `seconds` is the training time."""
-    corpus = read_corpus(text)
+    run = out / "demo"  # not where `train` puts a run of its own: this one is replaced
+    corpus = read_corpus(text, run)
     windows, paths = file_windows(corpus, "test", TIMES_LONGER * Settings.length, PER_FILE)  # fails early if at all
+    checkpoint.writable(out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = {mixer: checkpoint.read_model(checkpoint.PUBLISHED / mixer, device) for mixer in plots.NAMES}
     machine = environment()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     checks = check_backends(device)
     print(f"\n{corpus.summary()}\n{_origin()}", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
     lengths = compare_lengths(models, windows, paths, reference_lines(corpus.text("test")), Settings.length, out)
     draw_slot_pictures(models[SHOWN], corpus, out)
     print_sample(models[SHOWN], seed)
-    run = out / "demo"  # not where `train` puts a run of its own: this one is replaced
     settings, history = train_from_scratch(corpus, seconds, seed, device, run, text)
     result = {
         "machine": machine, "versions": versions(), "corpus": corpus.description(), "settings": asdict(settings),
         "checks": checks, "lengths": lengths, "history": history,
     }  # fmt: skip
-    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     written = ("slots.png", "slot_use.png", "length.png", "demo.json")
     print(f"\nwrote {', '.join(str(out / name) for name in written)}; the run is in {run}:")
     print(f"python -m lm generate {run} --prompt 'class Tree:'")
@@ -303,7 +303,7 @@ def _print_row(row: dict) -> None:
 
 def _cpu_name() -> str:
     try:
-        with open("/proc/cpuinfo") as lines:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

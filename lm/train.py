@@ -83,42 +83,57 @@ def train(
 ) -> LanguageModel:  # fmt: skip
     """Train from the start and return the model; checkpoints go to folder. `text` is kept for later commands.
 
-    CheckpointError if the folder holds a run already, unless overwrite. DataError if the text is too short.
-    KeyboardInterrupt after Ctrl-C, once the checkpoint is saved. Diverged on a loss that is not finite.
+    CheckpointError if the folder holds a run already, unless overwrite, if another process writes there or nothing can
+    be written. DataError if the text is too short. KeyboardInterrupt after Ctrl-C, once the checkpoint is saved.
+    Diverged on a loss that is not finite.
     """
-    folder = Path(folder)
-    if checkpoint.checkpoints(folder) and not overwrite:
-        raise CheckpointError(f"{folder} holds a run already: --resume continues it, --overwrite replaces it")
-    texts = _texts(corpus, settings)  # before anything is removed
-    for old in checkpoint.checkpoints(folder):
-        checkpoint.remove(old)
-    torch.manual_seed(settings.seed)
-    model = LanguageModel(config).to(device)
-    text = None if text is None else str(Path(text).resolve())
-    record = {"step": 0, "seconds": 0.0, "smoothed": None, "history": [], "text": text, "settings": asdict(settings)}
-    record["corpus"] = corpus.description()
-    return _run(model, optimizer_for(model, settings), settings, texts, folder, record, quiet, label)
+    folder, texts = Path(folder), _texts(corpus, settings)  # before anything is made or removed
+    with checkpoint.claim(folder):
+        old = checkpoint.checkpoints(folder)
+        if old and not overwrite:
+            raise CheckpointError(f"{folder} holds a run already: --resume continues it, --overwrite replaces it")
+        for path in old:
+            checkpoint.remove(path)
+        torch.manual_seed(settings.seed)
+        model = LanguageModel(config).to(device)
+        record = {"step": 0, "seconds": 0.0, "smoothed": None, "history": [], "settings": asdict(settings)}
+        record |= _origin(corpus, text)
+        return _run(model, optimizer_for(model, settings), settings, texts, folder, record, quiet, label)
 
 
 def resume(
-    folder: str | Path, corpus: Corpus, *, device: str = "cpu", quiet: bool = False, label: str = ""
-) -> LanguageModel:
+    folder: str | Path, corpus: Corpus, *, text: str | None = None, device: str = "cpu", quiet: bool = False,
+    label: str = "",
+) -> LanguageModel:  # fmt: skip
     """Continue the run in a folder from its last checkpoint, as if it had never stopped.
 
-    CheckpointError if there is none or the corpus has changed; otherwise as `train`.
+    `text` is where the corpus lies now, if it has moved. CheckpointError if there is no checkpoint or the corpus has
+    changed; otherwise as `train`.
     """
-    found = checkpoint.latest(folder)
-    record = checkpoint.read_record(found)
-    if record["corpus"]["manifest_hash"] != corpus.manifest_hash:
+    with checkpoint.claim(checkpoint.latest(folder).parent):
+        found = checkpoint.latest(folder)
+        record = checkpoint.read_record(found)
+        check_same(corpus, record, found)
+        settings = checkpoint.intact(found, lambda: Settings(**record["settings"]))
+        model = checkpoint.read_model(found, device)
+        optimizer = optimizer_for(model, settings)
+        checkpoint.read_training(found, model, optimizer)
+        if text is not None:
+            record |= _origin(corpus, text)
+        return _run(model, optimizer, settings, _texts(corpus, settings), found.parent, record, quiet, label)
+
+
+def check_same(corpus: Corpus, record: dict, path: Path) -> None:
+    """A CheckpointError that names what has changed where a corpus is not what a run was trained on."""
+    was = record["corpus"]
+    if corpus.manifest_hash == was["manifest_hash"]:
+        return
+    changes = corpus.changes(record["manifest"]) if "manifest" in record else "which files differ is not recorded"
+    if changes:
         raise CheckpointError(
-            f"{found}: trained on {record['corpus']['name']} ({record['corpus']['manifest_hash']}), "
-            f"this is {corpus.name} ({corpus.manifest_hash})"
+            f"{path}: its text was {was['name']} ({was['manifest_hash']}), which is not what {corpus.name} "
+            f"({corpus.manifest_hash}) holds; {changes}; --text names another"
         )
-    settings = checkpoint.intact(found, lambda: Settings(**record["settings"]))
-    model = checkpoint.read_model(found, device)
-    optimizer = optimizer_for(model, settings)
-    checkpoint.read_training(found, model, optimizer)
-    return _run(model, optimizer, settings, _texts(corpus, settings), found.parent, record, quiet, label)
 
 
 def bits_per_byte(model: LanguageModel, tokens: Tensor, before: int = 0) -> Tensor:
@@ -142,6 +157,12 @@ def held_out_loss(model: LanguageModel, windows: Tensor, batch: int) -> float:
     parts = [bits_per_byte(model, part) * len(part) for part in windows.split(batch)]
     model.train()
     return float(sum(parts)) / len(windows)
+
+
+def _origin(corpus: Corpus, text: str | None) -> dict:
+    """What a record says of the text: where it lies, what it is, and the hash of every file."""
+    text = None if text is None else str(Path(text).resolve())
+    return {"text": text, "corpus": corpus.description(), "manifest": corpus.manifest}
 
 
 def _texts(corpus: Corpus, settings: Settings) -> tuple[Tensor, Tensor]:
@@ -243,7 +264,10 @@ def _bar(settings: Settings, start: int, quiet: bool, label: str) -> tqdm:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event and lets the step finish (half a step cannot be resumed); a second one stops."""
+    """Ctrl-C sets the event and lets the step finish (half a step cannot be resumed); a second one stops.
+
+    Where SIGINT is ignored, as in a shell's background, or is not Python's to handle (None), it stays so.
+    """
     asked = threading.Event()
 
     def ask(signum, frame) -> None:
@@ -251,10 +275,12 @@ def _interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt("stopped at once, without saving")
         asked.set()
 
-    if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
+    before = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only there can a signal be caught
+    if before in (signal.SIG_IGN, None) or not in_main_thread:
         yield asked
         return
-    before = signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, ask)
     try:
         yield asked
     finally:

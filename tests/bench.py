@@ -109,7 +109,9 @@ def memory_row() -> dict:
     what, (batch, tokens, slots, width) = "extra memory over B T M D floats", SHAPE
     if not Path("/proc/self/clear_refs").exists():
         return row(what, None, "<=", 0.1, "", "needs Linux's /proc")
-    child = subprocess.run([sys.executable, __file__, "--peak"], capture_output=True, text=True, check=True)
+    child = subprocess.run(
+        [sys.executable, "-X", "utf8", __file__, "--peak"], capture_output=True, encoding="utf-8", check=True
+    )
     extra = int(child.stdout)
     share = extra / (4 * batch * tokens * slots * width)
     return row(what, share, "<=", 0.1, "", f"{extra / 2**20:.0f} MiB, y and the gradients included")
@@ -120,7 +122,7 @@ def print_peak() -> None:
     run()
     run = forward_backward(fast.factorization_memory, inputs(*SHAPE, requires_grad=True))
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
     results = run()
     print(status("VmHWM") - before)
     del results
@@ -128,7 +130,7 @@ def print_peak() -> None:
 
 def status(field: str) -> int:
     """Bytes, from /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     raise KeyError(field)
@@ -237,7 +239,7 @@ def main() -> None:
             rows.append(entry)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     part = RESULTS.with_suffix(".part")
-    part.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    part.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     os.replace(part, RESULTS)
     print(f"\n{table(rows)}\n")
     print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")

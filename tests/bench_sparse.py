@@ -262,9 +262,9 @@ def main() -> None:
         ):
             result[name] = rows(options.repeats)
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n")
+        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         os.replace(part, path)
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     print(findings(result))
     print(table(result["grid"]))
     equal = ", ".join(f"{top_k:.1f} of {num_slots}" for num_slots, top_k in crossovers(result["grid"]).items())

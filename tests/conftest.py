@@ -1,6 +1,7 @@
 """What every test shares: how many examples a law gets, and memory that is poisoned until it is written."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -25,3 +26,11 @@ def poisoned_empty():
     """torch.empty and its kin return NaN, so that an output nobody wrote shows."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture
+def interruptible():
+    """SIGINT means Ctrl-C, also where a shell started the tests in its background and so had them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -285,7 +285,7 @@ def main() -> int:
     result |= {"sparse": sparse_speed(), "speed": speed(multiply, copy)}
     if not TINY:
         part = RESULTS.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n")
+        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         os.replace(part, RESULTS)
         print("written to docs/results/gpu.json")
     return 0 if all(check["passed"] for check in checks) else 1

@@ -166,7 +166,7 @@ def _resource_usage(cubin: bytes) -> str:
         file.write(cubin)
         file.flush()
         command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
 
 
 def problem(row: dict) -> str | None:
@@ -222,7 +222,7 @@ def _write(rows: list[dict]) -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     part = RESULTS.with_suffix(".part")
     lines = ",\n".join(json.dumps(row) for row in rows)  # one line a row: a change shows as one line
-    part.write_text(f'{{"about": {json.dumps(versions)}, "rows": [\n{lines}\n]}}\n')
+    part.write_text(f'{{"about": {json.dumps(versions)}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
     os.replace(part, RESULTS)
 
 

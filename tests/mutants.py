@@ -5,6 +5,7 @@ that should catch it, and exits with 1 if one survives. A fault that survives me
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -605,10 +606,43 @@ FAULTS = [
     *planted(
         "lm/checkpoint.py", PUBLISHED,
         ("publish: measured before it is rounded",
-         "    model.load_state_dict(weights)\n    record |=", "    record |="),
+         "        model.load_state_dict(weights)\n        record =", "        record ="),
         ("publish: weights kept whole", "v.half() for", "v for"),
         ("publish: what is there stays",
-         "        remove(final)\n    os.replace", "        return final\n    os.replace"),
+         "            remove(final)\n        os.replace", "            return final\n        os.replace"),
+    ),
+    *planted(
+        "lm/checkpoint.py", "tests/test_train.py -k 'process or reader or ours or order or full or removed or written'",
+        ("run: a second writer is let in", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+        ("run: the lock is another process's file", "            _lock(file.fileno())\n",
+         "            _lock(file.fileno())\n            if file.seek(0, 2): raise BlockingIOError\n"),
+        ("run: a reader does not try again", "if found.exists():\n                raise", "raise"),
+        ("run: all that begins with step- is ours", "if NAME.fullmatch(path.name) and path.is_dir()", "if True"),
+        ("run: a folder of the user's is a checkpoint", 'if os.path.isfile(path / "run.json")]', "]"),
+        ("run: checkpoints sorted as text", "key=lambda path: int(NAME.fullmatch(path.name)[1])", "key=str"),
+        ("run: half a save stays", "        shutil.rmtree(hidden, ignore_errors=True)", "        pass"),
+        ("run: what is being read stops the training", "with suppress(OSError):", "with suppress(KeyError):"),
+        ("run: no probe", "    writable(folder, option)\n", "    folder.mkdir(parents=True, exist_ok=True)\n"),
+    ),
+    *planted(
+        "lm/train.py", "tests/test_train.py -k 'ignored or twice or name or written'",
+        ("run: an ignored Ctrl-C is not", "if before in (signal.SIG_IGN, None) or", "if"),
+        ("run: the old handler is gone", "        signal.signal(signal.SIGINT, before)", "        pass"),
+        ("run: a moved text is forgotten", "        if text is not None:\n            record |=",
+         "        if False:\n            record |="),
+        ("run: what changed is not looked for", "    if changes:\n", "    if True:\n"),
+    ),
+    *planted(
+        "lm/data.py", "tests/test_data.py",
+        ("text: a linked folder goes uncounted", '"linked folders" if os.path.islink(path) else ', ""),
+        ("text: a run is text", ' else "runs" if _is_run(path, out) else None', " else None"),
+        ("text: the run's own folder is text", " or (out is not None and", " or (False and"),
+        ("text: results are text", 'b\'"manifest_hash"\' in data', "False"),
+        ("text: a shut folder goes uncounted", 'left_out.update(["unreadable"])', "None"),
+        ("text: a shut file stops everything", "        except OSError:\n            data = None",
+         "        except KeyError:\n            data = None"),
+        ("text: a device is a folder", "if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):", "if False:"),
+        ("text: gone files are not named", '            "gone": manifest.keys() - self.manifest.keys(),\n', ""),
     ),
     *planted(
         "lm/command_line.py", PUBLISHED,
@@ -631,10 +665,17 @@ FAULTS = [
 
 def pytest(project: Path, tests: str) -> tuple[bool, str]:
     """Whether the tests pass, and what failed first."""
-    command = [sys.executable, "-m", "pytest", "-x", "--no-header", "--tb=no", "-rfE", *tests.split()]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project), "HYPOTHESIS_PROFILE": "mutants"}
+    command = [sys.executable, "-m", "pytest", "-x", "--no-header", "--tb=no", "-rfE", *shlex.split(tests)]
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(project),
+        "HYPOTHESIS_PROFILE": "mutants",
+        "PYTHONUTF8": "1",
+    }
     try:
-        run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+        run = subprocess.run(
+            command, cwd=project, env=os.environ | environment, capture_output=True, encoding="utf-8", timeout=600
+        )
     except subprocess.TimeoutExpired:
         return False, "no end after 600 s"
     if run.returncode < 0:  # an access outside of memory ends the interpreter
@@ -659,10 +700,10 @@ def plant(fault: Fault) -> tuple[str, str, float]:
     start = time.monotonic()
     with copy() as folder:
         path = Path(folder) / fault.file
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if text.count(fault.old) != 1:
             return "NOT FOUND", f"old text occurs {text.count(fault.old)} times", 0.0
-        path.write_text(text.replace(fault.old, fault.new))
+        path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
         passed, what = pytest(Path(folder), fault.tests)
     return ("SURVIVED", fault.tests, time.monotonic() - start) if passed else ("killed", what, time.monotonic() - start)
 

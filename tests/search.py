@@ -80,7 +80,7 @@ def main() -> None:
     about = {**environment(), "corpus": read_corpus().description(), "seed": 0, "steps": STEPS, "bytes a step": 4096}
     result = {"about": about, "rows": []}
     if RESULTS.exists():
-        found = json.loads(RESULTS.read_text())
+        found = json.loads(RESULTS.read_text(encoding="utf-8"))
         result = found if found["about"] == about else result
     result["rows"] = [row for row in result["rows"] if row["change"] in VARIANTS]
     print(table(result["rows"]), flush=True)
@@ -90,7 +90,7 @@ def main() -> None:
             result["rows"].append(done.result())
             result["rows"].sort(key=lambda row: VARIANTS.index(row["change"]))
             part = RESULTS.with_suffix(".part")
-            part.write_text(json.dumps(result, indent=1) + "\n")
+            part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             os.replace(part, RESULTS)
             print(line(done.result()), flush=True)
 

@@ -17,6 +17,7 @@ from lm.model import Config
 SMALL = ["--width", "16", "--layers", "1", "--steps", "3", "--batch", "2", "--length", "16", "--warmup", "1", "--quiet"]
 SLOTS = ["--slots", "4", "--top-k", "2"]
 HEADS = ["--head-width", "8"]
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_evaluate_writes_a_table_a_figure_and_the_numbers(runs, tmp_path, capsys
     said = capsys.readouterr().out
     assert "training length 16" in said and "state emptied every 16 bytes" in said and "xz -9" in said
     assert (tmp_path / "length.png").stat().st_size > 10_000
-    result = json.loads((tmp_path / "length.json").read_text())
+    result = json.loads((tmp_path / "length.json").read_text(encoding="utf-8"))
     assert set(result["carried"]) == set(result["reset"]) == {"fm-sparse", "transformer"}
     assert result["carried"]["fm-sparse"]["last"][-1] == 64 and result["split"] == "test"
     assert result["corpus"]["manifest_hash"] == result["runs"]["fm-sparse"]["corpus"]["manifest_hash"]
@@ -108,7 +109,7 @@ def test_evaluate_writes_a_table_a_figure_and_the_numbers(runs, tmp_path, capsys
 def test_two_runs_of_one_mixer_keep_their_names(runs, tmp_path, capsys):
     same = [str(runs / "fm-sparse"), str(latest(runs / "fm-sparse"))]
     assert command_line.main(["evaluate", *same, "--context", "8", "--out", str(tmp_path)]) == 0
-    assert set(json.loads((tmp_path / "length.json").read_text())["carried"]) == set(same)
+    assert set(json.loads((tmp_path / "length.json").read_text(encoding="utf-8"))["carried"]) == set(same)
 
 
 def test_generate_prints_text_and_what_it_cost(runs, capsys):
@@ -196,7 +197,7 @@ def test_errors_about_a_run_are_one_line(runs, text, tmp_path, capsys):
     assert code == 2 and "too few for a context of 9,999" in said
     code, said = fails(capsys, "generate", run, "--top-p", "2")
     assert code == 2 and "top_p must lie in (0, 1], got 2.0" in said
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     code, said = fails(capsys, "train", *SMALL, *SLOTS, "--text", text, "--out", tmp_path / "file" / "run")
     assert code == 2 and "Not a directory" in said
 
@@ -210,6 +211,61 @@ def test_a_text_that_has_changed_is_noticed(tmp_path, capsys):
         code, said = fails(capsys, *command)
         assert code == 2 and "its text was a.txt" in said
     assert command_line.main(["evaluate", str(tmp_path / "run"), "--context", "8", "--text", str(path)]) == 0
+
+
+def test_a_run_inside_its_text_finds_its_text_again(tmp_path, monkeypatch, capsys):
+    """Every command writes below the folder that is the text, and none reads what was written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_bytes(b"the only text there is, " * 200)
+    steps = ["--evaluate-every", "1", "--text", "."]
+    assert command_line.main(["train", *SMALL, *SLOTS, *steps]) == 0
+    assert command_line.main(["train", "--mixer", "fm", *SMALL, *SLOTS[:2], *steps]) == 0
+    run = tmp_path / "out" / "fm-sparse"
+    for command in (
+        ["evaluate", run, tmp_path / "out" / "fm", "--context", "8", "--out", tmp_path / "figures"],
+        ["evaluate", run, "--context", "8"],
+        ["publish", run, "--context", "8", "--folder", tmp_path / "models"],
+        ["train", "--resume", "--out", run],
+    ):
+        assert command_line.main([str(word) for word in command]) == 0, command
+    capsys.readouterr()
+    (tmp_path / "b.txt").write_bytes(b"and more")
+    code, said = fails(capsys, "evaluate", run, "--context", "8")
+    assert code == 2 and "holds; added: b.txt; --text names another" in said
+
+
+def test_a_text_that_moved_is_found_again(tmp_path, capsys):
+    was, now, out = tmp_path / "was.txt", tmp_path / "now.txt", tmp_path / "run"
+    was.write_bytes(b"as it was " * 200)
+    assert command_line.main(["train", *SMALL, *SLOTS, "--text", str(was), "--out", str(out)]) == 0
+    was.rename(now)
+    for command in (["evaluate", out], ["publish", out], ["train", "--resume", "--out", out]):
+        code, said = fails(capsys, *command)
+        assert code == 2 and "was.txt: no such file or folder; --text takes a file" in said
+    assert command_line.main(["train", "--resume", "--out", str(out), "--text", str(now), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["train", *SMALL, *SLOTS], "--out"),
+        (["evaluate", "RUN", "--context", "8"], "--out"),
+        (["publish", "RUN", "--context", "8"], "--folder"),
+        (["demo"], "--out"),
+    ],
+)
+def test_what_cannot_be_written_is_found_before_the_work(runs, text, tmp_path, monkeypatch, capsys, command, option):
+    def worked(*_, **__):
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr(train, "update", worked)
+    monkeypatch.setattr(command_line, "loss_sums", worked)
+    monkeypatch.setattr(demo, "check_backends", worked)
+    monkeypatch.setattr(demo, "file_windows", lambda *_: (None, None))
+    (tmp_path / "file").touch()
+    command = [str(runs / "fm-sparse") if word == "RUN" else word for word in command]
+    code, said = fails(capsys, *command, "--text", text, option, tmp_path / "file")
+    assert code == 2 and f"{option} {tmp_path / 'file'}: nothing can be written there (it is a file)" in said
 
 
 def test_divergence_is_one_line_and_code_1(text, tmp_path, monkeypatch, capsys):
@@ -229,10 +285,10 @@ def test_a_fault_of_ours_keeps_its_traceback(text, tmp_path, monkeypatch):
 
 def python_m_lm(*arguments, **options) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
-    command = [sys.executable, "-m", "lm", *map(str, arguments)]
+    command = [sys.executable, "-X", "utf8", "-m", "lm", *map(str, arguments)]
     root = Path(__file__).parents[1]
     return subprocess.Popen(
-        command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        command, cwd=root, env=environment, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
 
 
@@ -281,7 +337,7 @@ def test_demo_runs_twice_and_says_what_it_measured(text, tmp_path, monkeypatch, 
     for part in ("Python 3.", "bfloat16", "within tolerance", "Bits per byte by position", "goes on from", "held out"):
         assert part in said.out
     assert all(f"{name} by position" in said.err for name in demo.plots.NAMES.values())  # progress bars
-    result = json.loads((out / "demo.json").read_text())
+    result = json.loads((out / "demo.json").read_text(encoding="utf-8"))
     assert read_record(latest(out / "demo"))["history"] == result["history"]
     assert read_record(latest(out / "fm-sparse")) == mine
     assert result["lengths"]["carried"].keys() == demo.plots.NAMES.keys()

@@ -1,5 +1,7 @@
 """The corpus: what is read, how it is split, and what is said when it cannot be used."""
 
+import os
+import socket
 import sys
 import sysconfig
 from pathlib import Path
@@ -75,12 +77,117 @@ def test_a_few_files_are_each_cut(tmp_path):
     }  # fmt: skip
 
 
-def test_what_is_no_text_is_left_out(tmp_path):
-    good = {"a.txt": b"plain", "b.txt": "naïve".encode(), "sub/c.txt": b"deep"}
-    bad = {"zero.bin": b"a\0b", "latin.txt": b"na\xefve", "empty.txt": b"", ".hidden": b"x", ".git/config": b"y"}
-    copy = {"z-copy.txt": b"plain"}
-    documents = read_corpus(write(tmp_path, good | bad | copy)).documents
-    assert [document.path for document in documents] == ["a.txt", "b.txt", "sub/c.txt"]
+def test_what_is_no_text_is_left_out_and_counted(tmp_path):
+    good = {"a.txt": b"plain", "b.txt": "naïve".encode(), "sub/c.txt": b"deep", "d.json": b'{"manifest": 1}'}
+    bad = {
+        "hidden": {".hidden": b"x", ".git/config": b"y"},
+        "not UTF-8": {"latin.txt": b"na\xefve", "utf-16.txt": "text".encode("utf-16")},
+        "with zero bytes": {"zero.bin": b"a\0b"},
+        "empty": {"empty.txt": b""},
+        "copies": {"z-copy.txt": b"plain", "sub/z.txt": b"plain"},
+        "results of runs": {"length.json": b'{"corpus": {"manifest_hash": "0"}}'},
+        "runs": {"out/fm/step-00000003/run.json": b"{}", "published/fm/run.json": b"{}"},
+    }
+    folder = write(tmp_path / "text", good.copy())
+    for files in bad.values():
+        write(folder, files)
+    write(folder, {"out/fm/notes.txt": b"beside a run", "published/fm/model.safetensors": b"w", "--out/a.txt": b"here"})
+    (folder / "linked").symlink_to(folder / "sub", target_is_directory=True)
+    (folder / "broken").symlink_to("nowhere")
+    corpus = read_corpus(folder, folder / "--out")
+    assert [document.path for document in corpus.documents] == sorted(good)
+    counts = {kind: len(files) for kind, files in bad.items()} | {"linked folders": 1, "unreadable": 1, "runs": 3}
+    assert corpus.left_out == counts
+    assert corpus.summary().endswith(
+        "), left out: copies 2, empty 1, hidden 2, linked folders 1, not UTF-8 2, results of runs 1, runs 3,"
+        " unreadable 1, with zero bytes 1"
+    )
+
+
+def test_a_file_and_a_folder_that_cannot_be_read_are_alike(tmp_path, monkeypatch):
+    """Whoever is root reads everything, so the refusal is made up."""
+    folder = write(tmp_path, {"open.txt": b"open", "shut.txt": b"no", "shut/a.txt": b"no", "shut/b.txt": b"no"})
+    real = {"scandir": os.scandir, "read_bytes": Path.read_bytes}
+
+    def refusing(name):
+        def read(path):
+            if Path(path).stem == "shut":
+                raise PermissionError(13, "Permission denied", str(path))
+            return real[name](path)
+
+        return read
+
+    monkeypatch.setattr(os, "scandir", refusing("scandir"))
+    monkeypatch.setattr(Path, "read_bytes", refusing("read_bytes"))
+    corpus = read_corpus(folder)
+    assert [document.path for document in corpus.documents] == ["open.txt"] and corpus.left_out == {"unreadable": 2}
+    with pytest.raises(DataError, match=r"shut.txt: unreadable; --text takes a file or folder of UTF-8 text"):
+        read_corpus(folder / "shut.txt")
+    with pytest.raises(DataError, match=r"shut: no UTF-8 text in any of its 0 files \(left out: unreadable 1\)"):
+        read_corpus(folder / "shut")
+
+
+def test_a_folder_that_may_be_listed_but_not_entered(tmp_path):
+    folder = write(tmp_path, {"open.txt": b"open", "shut/a.txt": b"no", "shut/sub/b.txt": b"no"})
+    (folder / "shut").chmod(0o600)
+    try:
+        if os.path.exists(folder / "shut" / "a.txt"):
+            pytest.skip("permissions do not stop this user")
+        corpus = read_corpus(folder)
+    finally:
+        (folder / "shut").chmod(0o700)
+    assert [document.path for document in corpus.documents] == ["open.txt"] and corpus.left_out["unreadable"] >= 2
+
+
+def test_the_library_counts_what_nobody_chose_to_leave_out(tmp_path, monkeypatch):
+    files = {"a.py": b"#", "b.py": b"# \xef", "empty.py": b"", "c.txt": b"c", "test/d.py": b"d"}
+    monkeypatch.setattr(data, "LEAST_LIBRARY", 1)
+    monkeypatch.setattr(data.sysconfig, "get_path", lambda name: str(write(tmp_path, files)))
+    corpus = read_corpus()
+    assert [document.path for document in corpus.documents] == ["a.py"] and corpus.left_out == {"not UTF-8": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this file system")
+def test_what_is_neither_file_nor_folder_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as opened:
+        here = os.getcwd()
+        os.chdir(tmp_path)  # a socket's path must be short
+        try:
+            opened.bind("socket")
+        finally:
+            os.chdir(here)
+        for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path / "socket", "a socket"), ("/dev/null", "a device")):
+            with pytest.raises(DataError, match=rf"^{path}: {kind}; --text takes a file or folder of UTF-8 text$"):
+                read_corpus(path)
+        write(tmp_path, {"a.txt": b"text"})
+        assert read_corpus(tmp_path).left_out == {"unreadable": 2}  # and it did not wait for somebody to write
+
+
+def test_a_run_is_no_text(tmp_path):
+    folder = write(tmp_path, {"a.txt": b"mine", "run/step-00000001/run.json": b"{}", "run/notes.txt": b"mine"})
+    for path, out in ((folder, folder), (folder / "run", None), (folder / "run", folder)):
+        with pytest.raises(
+            DataError, match=r"a run is written there, which is never text: --text names another folder"
+        ):
+            read_corpus(path, out)
+    for out in (None, folder / "run", folder / "elsewhere"):
+        assert [document.path for document in read_corpus(folder, out).documents] == ["a.txt"]
+    assert read_corpus(folder / "a.txt", folder).text("train")  # one file may lie where the run goes
+
+
+def test_changes_name_what_is_not_as_it_was(many):
+    before = read_corpus(many)
+    assert before.changes(before.manifest) == ""
+    (many / "part1/1.txt").rename(many / "part1/one.txt")
+    write(many, {"part2/2.txt": b"!", "part2/7.txt": b"?"})
+    after = read_corpus(many)
+    assert (
+        after.changes(before.manifest) == "added: part1/one.txt; gone: part1/1.txt; different: part2/2.txt, part2/7.txt"
+    )
+    assert before.changes({}) == "added: part0/0.txt, part0/10.txt, part0/100.txt and 197 more"
+    one, other = (Corpus("x", [Document(name, b"same")]) for name in "ab")
+    assert one.changes(other.manifest) == "" != Corpus("x", [Document("a", b"?")]).changes(other.manifest)
 
 
 def test_stream_is_mark_and_bytes_of_every_file():
@@ -92,11 +199,17 @@ def test_stream_is_mark_and_bytes_of_every_file():
 @pytest.mark.parametrize(
     ("files", "at", "message"),
     [
-        ({}, "nothing", "no such file or folder"),
+        ({}, "nothing", "no such file or folder; --text takes a file or folder of UTF-8 text"),
+        ({"a.txt": b"text"}, "a.txt/b", "no such file or folder; --text takes"),
         ({}, "", "no UTF-8 text in any of its 0 files"),
-        ({"a.bin": b"\0", "b.png": b"\x89PNG\xff"}, "", "no UTF-8 text in any of its 2 files"),
-        ({"a.bin": b"\0"}, "a.bin", "not UTF-8 text, or empty"),
-        ({"a.txt": b""}, "a.txt", "not UTF-8 text, or empty"),
+        (
+            {"a.bin": b"\0", "b.png": b"\x89PNG\xff"},
+            "",
+            r"no UTF-8 text in any of its 2 files \(left out: not UTF-8 1, with",
+        ),
+        ({"a.bin": b"\0"}, "a.bin", "with zero bytes; --text takes"),
+        ({"a.txt": b"\xff"}, "a.txt", "not UTF-8; --text takes"),
+        ({"a.txt": b""}, "a.txt", "empty; --text takes"),
     ],
 )
 def test_unusable_text_is_named(tmp_path, files, at, message):

@@ -23,24 +23,26 @@ QUOTE = re.compile(r"\[`(?P<code>[^`]+)`\]\((?P<target>[^)]+)\)")
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    targets = [m["target"] for m in LINK.finditer(page.read_text()) if "://" not in m["target"]]
+    targets = [m["target"] for m in LINK.finditer(page.read_text(encoding="utf-8")) if "://" not in m["target"]]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing, missing
 
 
 def quotes() -> list[tuple[str, str]]:
-    return [(m["code"], m["target"]) for m in QUOTE.finditer((ROOT / "docs" / "equations.md").read_text())]
+    return [
+        (m["code"], m["target"]) for m in QUOTE.finditer((ROOT / "docs" / "equations.md").read_text(encoding="utf-8"))
+    ]
 
 
 @pytest.mark.parametrize("code, target", quotes())
 def test_equations_quote_the_code(code, target):
-    text = (ROOT / "docs" / target).read_text()
+    text = (ROOT / "docs" / target).read_text(encoding="utf-8")
     wanted = f"def {code}(" if code.startswith("test_") else code
     assert wanted in text, f"{target} no longer holds {code!r}"
 
 
 def test_every_equation_of_the_loop_is_in_the_table():
-    lines = (ROOT / "reference" / "factorization_memory.py").read_text().splitlines()
+    lines = (ROOT / "reference" / "factorization_memory.py").read_text(encoding="utf-8").splitlines()
     marked = [line.split("  # (")[0].strip() for line in lines if re.search(r"  # \(\d\)$", line)]
     quoted = [code for code, _ in quotes()]
     assert marked and all(line in quoted for line in marked), set(marked) - set(quoted)
@@ -48,16 +50,17 @@ def test_every_equation_of_the_loop_is_in_the_table():
 
 def test_the_pages_show_the_speeds_that_were_measured():
     readme, kernels = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "kernels.md"))
-    dense, sparse = (json.loads((ROOT / "docs" / "results" / name).read_text()) for name in ("cpu.json", "sparse.json"))
+    results = (ROOT / "docs" / "results" / name for name in ("cpu.json", "sparse.json"))
+    dense, sparse = (json.loads(path.read_text(encoding="utf-8")) for path in results)
     assert bench.table(dense["rows"]) in readme
     assert bench_sparse.findings(sparse) in readme
     assert bench_sparse.table(sparse["grid"]) in kernels
 
 
 def test_the_page_shows_the_short_runs_that_chose_the_models():
-    result = json.loads(search.RESULTS.read_text())
+    result = json.loads(search.RESULTS.read_text(encoding="utf-8"))
     assert [row["change"] for row in result["rows"]] == search.VARIANTS
-    assert search.table(result["rows"]) in (ROOT / "docs" / "decisions.md").read_text()
+    assert search.table(result["rows"]) in (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
 
 
 def test_the_picture_of_the_slots_is_drawn_from_what_was_measured():
@@ -77,4 +80,4 @@ def test_the_readme_shows_the_losses_that_were_measured(name):
     carried, emptied = (Buckets(**results[part]) for part in ("carried", "reset"))
     places = [carried.last.index(last) for last in (256, 512, 2048, 16384)]
     cells = [f"{carried.mean[k]:.2f} ({carried.low[k]:.2f}–{carried.high[k]:.2f})" for k in places]
-    assert " | ".join([*cells, f"{emptied.mean[-1]:.2f}"]) in (ROOT / "README.md").read_text()
+    assert " | ".join([*cells, f"{emptied.mean[-1]:.2f}"]) in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -42,7 +42,7 @@ def test_a_published_model_is_the_run_rounded_with_its_numbers(folder, text):
     assert record["results"]["license"] == document_loss(model, Document("LICENSE", command_line.LICENSE.read_bytes()))
     (document,) = read_corpus(text).splits["test"]
     assert record["results"]["files"] == {"fox.txt": document_loss(model, document)}
-    assert record["results"]["carried"]["last"][-1] == 32 and record["text"] is None
+    assert record["results"]["carried"]["last"][-1] == 32 and record["text"] is None and "manifest" not in record
     assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "run.json"]
 
 
@@ -51,7 +51,17 @@ def test_publishing_again_replaces(folder, text):
     (folder / "models" / ".small.part").mkdir()  # of a call that was killed
     assert command_line.main(["publish", str(folder / "run"), "small", *where]) == 0
     assert checkpoint.read_record(checkpoint.latest("small"))["results"]["carried"]["last"][-1] == 16
-    assert sorted(path.name for path in (folder / "models").iterdir()) == ["length.png", "small"]
+    assert sorted(path.name for path in (folder / "models").iterdir()) == [".lock", "length.png", "small"]
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(folder, text, capsys):
+    note = folder / "models" / "notes" / "note.txt"
+    note.parent.mkdir()
+    note.write_text("mine", encoding="utf-8")
+    where = ["--context", "16", "--text", text, "--folder", str(folder / "models")]
+    assert command_line.main(["publish", str(folder / "run"), "notes", *where]) == 2
+    assert "notes is no model and would be replaced: give another NAME" in capsys.readouterr().err
+    assert note.read_text(encoding="utf-8") == "mine"
 
 
 def test_commands_find_a_published_model_by_name_and_all_by_default(folder, text, capsys):
@@ -59,7 +69,7 @@ def test_commands_find_a_published_model_by_name_and_all_by_default(folder, text
     assert "5 tokens" in capsys.readouterr().err
     out = ["--context", "32", "--text", text, "--out", str(folder / "out")]
     assert command_line.main(["evaluate", *out]) == 0
-    assert list(json.loads((folder / "out" / "length.json").read_text())["carried"]) == ["fm"]
+    assert list(json.loads((folder / "out" / "length.json").read_text(encoding="utf-8"))["carried"]) == ["fm"]
 
 
 def test_a_published_model_reads_the_library_of_any_python(folder, capsys):

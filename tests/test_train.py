@@ -1,11 +1,15 @@
 """Training: the same bits after a stop and a start, whole checkpoints or none, and stops that say where they are."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +24,7 @@ SMALL = {"d_model": 16, "num_layers": 1, "head_width": 8, "state_width": 4, "num
 SMALL |= {"router_noise": 0.1}  # drawn anew in every step, the same after a resume
 SETTINGS = Settings(steps=6, batch=2, length=16, warmup=2, evaluate_every=2)
 MIXERS = ["fm", "fm-sparse", "mamba2", "transformer"]
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +148,25 @@ def test_interrupt_twice_stops_at_once_without_saving(corpus, tmp_path, monkeypa
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
+    def handler(signum, frame):
+        raise AssertionError("the handler from before was called while a step ran")
+
+    signal.signal(signal.SIGINT, handler)
     monkeypatch.setattr(train, "update", stuck)
     with pytest.raises(KeyboardInterrupt, match="without saving"):
         run(corpus, tmp_path)
     assert not checkpoints(tmp_path)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_where_an_interrupt_is_ignored_it_stays_ignored(corpus, tmp_path, monkeypatch):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt_at(monkeypatch, 2)
+    try:
+        run(corpus, tmp_path)
+    except KeyboardInterrupt as interrupt:
+        pytest.fail(str(interrupt))  # for pytest an interrupt would be its own
+    assert latest(tmp_path).name == "step-00000006" and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_an_interrupt_in_the_last_step_is_not_lost(corpus, tmp_path, monkeypatch):
@@ -216,8 +235,27 @@ def test_a_kill_while_replacing_leaves_no_half_a_checkpoint(corpus, tmp_path, mo
 
 def test_another_text_cannot_be_resumed(corpus, tmp_path):
     run(corpus, tmp_path)
-    with pytest.raises(CheckpointError, match=rf"trained on foxes \({corpus.manifest_hash}\), this is cats"):
-        train.resume(tmp_path, Corpus("cats", [Document("cat.txt", b"meow" * 900)]), quiet=True)
+    cats = Corpus("cats", [Document(f"cat{i}.txt", b"meow %d" % i * 200) for i in range(5)])
+    with pytest.raises(CheckpointError) as caught:
+        train.resume(tmp_path, cats, quiet=True)
+    assert f"its text was foxes ({corpus.manifest_hash}), which is not what cats ({cats.manifest_hash}) holds; " in str(
+        caught.value
+    )
+    assert "added: cat0.txt, cat1.txt, cat2.txt and 2 more; gone: fox.txt; --text names another" in str(caught.value)
+
+
+def test_a_single_text_may_have_another_name(corpus, tmp_path):
+    settings = dataclasses.replace(SETTINGS, steps=2)
+    run(corpus, tmp_path, settings=settings, text="fox.txt")
+    renamed = Corpus("vixens", [Document("vixen.txt", corpus.documents[0].data)])
+    found = latest(tmp_path)
+    record = json.loads((found / "run.json").read_bytes())
+    record["settings"]["steps"] = 6
+    (found / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    resumed = train.resume(tmp_path, renamed, text="vixen.txt", quiet=True)
+    assert resumed.embedding.weight.isfinite().all()
+    record = read_record(latest(tmp_path))
+    assert (record["step"], record["corpus"]["name"]) == (6, "vixens") and record["text"].endswith("/vixen.txt")
 
 
 def test_missing_and_damaged_checkpoints_are_named(corpus, tmp_path):
@@ -313,3 +351,156 @@ def test_text_shorter_than_a_window(tmp_path):
 def test_text_for_training_but_not_for_holding_out(corpus, tmp_path):
     with pytest.raises(DataError, match="in the validation split, at least 201"):
         run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, length=200))
+
+
+def test_another_process_keeps_out_until_it_ends(corpus, tmp_path):
+    """It is the system's lock that counts, so a kill frees the folder and a file that names a living process does not
+    keep it."""
+    (tmp_path / ".lock").write_text(f"{os.getppid()}\n", encoding="utf-8")
+    code = (
+        "import pathlib, sys; from lm.checkpoint import claim\n"
+        "with claim(pathlib.Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+    )
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"mine\n"
+        with pytest.raises(CheckpointError, match=rf"--out .*: another run is writing here \(pid {other.pid}\)"):
+            run(corpus, tmp_path)
+        other.kill()
+    run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, steps=2))
+    with checkpoint.claim(tmp_path), pytest.raises(CheckpointError, match=rf"another run .*\(pid {os.getpid()}\)"):
+        train.resume(tmp_path, corpus, quiet=True)
+    train.resume(tmp_path, corpus, quiet=True)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), OSError(errno.ENOSYS, "None")])
+def test_a_file_system_without_locks_can_be_trained_on(corpus, tmp_path, monkeypatch, error):
+    def no_locks(descriptor):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "_lock", no_locks)
+    run(corpus, tmp_path)
+
+
+def test_the_lock_of_windows_is_behind_the_pid(tmp_path, monkeypatch):
+    """With the calls that Windows has: the byte lies where nobody reads, a second lock is refused at once."""
+    taken = []
+
+    class Msvcrt:
+        LK_NBLCK = 2
+
+        @staticmethod
+        def locking(descriptor, mode, count):
+            at = os.lseek(descriptor, 0, os.SEEK_CUR)
+            if taken:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            taken.append((mode, at, count))
+
+    monkeypatch.setattr(checkpoint, "msvcrt", Msvcrt, raising=False)
+    monkeypatch.setattr(checkpoint, "WINDOWS", True)
+    refused = pytest.raises(CheckpointError, match=rf"another run is writing here \(pid {os.getpid()}\)")
+    with checkpoint.claim(tmp_path), refused, checkpoint.claim(tmp_path):
+        pass
+    assert taken == [(2, 1 << 20, 1)]
+    assert (tmp_path / ".lock").read_text(encoding="utf-8") == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("lost", ["run.json", "model.safetensors"])
+def test_a_reader_goes_on_with_the_newer_checkpoint(corpus, tmp_path, monkeypatch, lost):
+    """A save takes the checkpoint away while it is read; only what is damaged and still there is an error."""
+    run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, steps=2))
+    newer = tmp_path / "step-00000004"
+    part = "read_record" if lost == "run.json" else "read_model"
+    real = getattr(checkpoint, part)
+
+    def saved_meanwhile(found, *args):
+        if not newer.exists():
+            shutil.copytree(found, newer)
+            record = json.loads((newer / "run.json").read_bytes()) | {"step": 4}
+            (newer / "run.json").write_text(json.dumps(record), encoding="utf-8")
+            checkpoint.remove(found)
+        return real(found, *args)
+
+    monkeypatch.setattr(checkpoint, part, saved_meanwhile)
+    found, record, model = checkpoint.read(tmp_path)
+    assert (found, record["step"]) == (newer, 4) and isinstance(model, LanguageModel)
+    (newer / lost).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="step-00000004: damaged"):
+        checkpoint.read(tmp_path)
+
+
+def test_only_our_own_files_are_ours(corpus, tmp_path):
+    """What is named nearly as a checkpoint, or as one but holds none, neither blocks a run nor goes with one."""
+    mine = ["step-notes.txt", "step-00000002.txt", "step-by-step/a.txt", "step-00000001/photo.png", "run.json"]
+    mine += [".step-notes", ".step-00000002.txt", ".step-by-step/a.txt"]
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine", encoding="utf-8")
+    run(corpus, tmp_path)
+    assert latest(tmp_path).name == "step-00000006"
+    run(corpus, tmp_path, overwrite=True)
+    assert [(tmp_path / name).read_text(encoding="utf-8") for name in mine] == ["mine"] * len(mine)
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    for step in (99_999_999, 100_000_000, 7):
+        (tmp_path / f"step-{step:08d}").mkdir()
+        (tmp_path / f"step-{step:08d}" / "run.json").touch()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000007", "step-99999999", "step-100000000"]
+
+
+@pytest.mark.parametrize("full_at", [1, 2, 3, 5])
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(corpus, tmp_path, monkeypatch, full_at):
+    real, calls = checkpoint._write, []
+
+    def write(path, data):
+        calls.append(path)
+        if len(calls) == full_at:
+            real(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_write", write)
+        with pytest.raises(CheckpointError) as caught:
+            run(corpus, tmp_path)
+    said = str(caught.value)
+    assert "could not be saved (No space left on device)" in said and not list(tmp_path.glob(".step-*"))
+    if full_at < 4:
+        assert "step-00000002 could" in said and said.endswith("there is none yet") and not checkpoints(tmp_path)
+        return
+    last = tmp_path / "step-00000002"
+    assert (
+        said.endswith(f"the last checkpoint, {last}, is whole: --resume goes on from it") and latest(tmp_path) == last
+    )
+    resumed = train.resume(tmp_path, corpus, quiet=True)
+    assert resumed.embedding.weight.equal(run(corpus, tmp_path / "whole").embedding.weight)
+
+
+def test_what_cannot_be_removed_stops_no_training(corpus, tmp_path, monkeypatch):
+    def being_read(path):
+        raise PermissionError(errno.EACCES, "Access is denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "remove", being_read)
+        run(corpus, tmp_path)
+    assert len(checkpoints(tmp_path)) == 3 and latest(tmp_path).name == "step-00000006"
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(corpus, tmp_path, monkeypatch):
+    def went_on(*_):
+        raise AssertionError("a step was taken")
+
+    monkeypatch.setattr(train, "update", went_on)
+    (tmp_path / "file").touch()
+    for folder, reason in (("file", "it is a file"), ("file/run", "Not a directory")):
+        with pytest.raises(CheckpointError, match=rf"--out .*{folder}: nothing can be written there \({reason}\)"):
+            run(corpus, tmp_path / folder)
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(checkpoint, "TemporaryFile", read_only)  # permissions would not stop root
+    with pytest.raises(CheckpointError, match=r"nothing can be written there \(Read-only file system\)"):
+        run(corpus, tmp_path / "run")

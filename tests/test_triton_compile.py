@@ -13,7 +13,9 @@ pytest.importorskip("triton", reason="triton is not installed")
 def test_kernels_compile_fit_and_do_not_spill(monkeypatch, tmp_path):
     """In a process of its own, since this one may hold kernels made for the interpreter; from an empty cache."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    run = subprocess.run([sys.executable, kernels.__file__, "--quick"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-X", "utf8", kernels.__file__, "--quick"], capture_output=True, encoding="utf-8"
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -23,14 +25,14 @@ def test_the_table_knows_every_build():
     def key(row):
         return tuple(row[name] for name in ("module", "kernel", "configuration", "variant", "default", "target"))
 
-    rows = json.loads(kernels.RESULTS.read_text())["rows"]
+    rows = json.loads(kernels.RESULTS.read_text(encoding="utf-8"))["rows"]
     builds = {key(build._asdict() | {"target": target}) for build in kernels.all_builds() for target in kernels.TARGETS}
     assert {key(row) for row in rows} == builds
 
 
 def test_the_docs_show_the_table():
-    rows = json.loads(kernels.RESULTS.read_text())["rows"]
-    assert kernels.table(rows) in (kernels.RESULTS.parent.parent / "kernels.md").read_text()
+    rows = json.loads(kernels.RESULTS.read_text(encoding="utf-8"))["rows"]
+    assert kernels.table(rows) in (kernels.RESULTS.parent.parent / "kernels.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
