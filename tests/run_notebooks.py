@@ -53,7 +53,7 @@ def read_solutions(path: Path) -> dict[str, str]:
 
 def read_answers(path: Path) -> list[Answer]:
     """From `# %% exercise, right: what` or `# %% exercise, wrong: what` to the next such line."""
-    _, *parts = ANSWER.split((path.parent / "solutions" / path.with_suffix(".py").name).read_text())
+    _, *parts = ANSWER.split((path.parent / "solutions" / path.with_suffix(".py").name).read_text(encoding="utf-8"))
     cells = zip(*(parts[i::4] for i in range(4)), strict=True)
     return [Answer(exercise, verdict == "right", what, source) for exercise, verdict, what, source in cells]
 

@@ -71,7 +71,7 @@ def lesson(tmp_path):
         solved = nbformat.v4.new_notebook(cells=[cell(write(solution), id="more")])
         nbformat.write(solved, tmp_path / "solutions" / "1.ipynb")
         text = "".join(f"# %% more, {verdict}: {part}\n{write(part)}\n" for verdict, part in answers)
-        (tmp_path / "solutions" / "1.py").write_text(f'"""Answers."""\n\n{text}')
+        (tmp_path / "solutions" / "1.py").write_text(f'"""Answers."""\n\n{text}', encoding="utf-8")
         return tmp_path / "1.ipynb"
 
     return make
