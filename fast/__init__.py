@@ -84,7 +84,7 @@ def factorization_memory(
              [1.]]]), tensor([[[5.]]]))
     """
     checks.tokens(theta, phi, x)
-    _check_call(x, initial_state, theta.shape[-1], eps, backend, DENSE_BACKENDS, cu_seqlens)
+    _check_call(theta, phi, x, initial_state, theta.shape[-1], eps, backend, DENSE_BACKENDS, cu_seqlens)
     form = _dense_form(backend, theta, phi, x, initial_state)
     return form(theta, phi, x, initial_state, eps=eps, cu_seqlens=cu_seqlens)
 
@@ -128,7 +128,7 @@ def sparse_factorization_memory(
     """
     checks.tokens(theta, phi, x, slots)
     checks.slot_count(num_slots, theta.shape[-1])
-    _check_call(x, initial_state, num_slots, eps, backend, SPARSE_BACKENDS, cu_seqlens)
+    _check_call(theta, phi, x, initial_state, num_slots, eps, backend, SPARSE_BACKENDS, cu_seqlens)
     if check_values is None:
         check_values = not slots.is_cuda
     form = _sparse_form(backend, slots.shape[-1], num_slots, theta, phi, x, initial_state)
@@ -234,7 +234,7 @@ def _is_wide(*inputs: Tensor | None) -> bool:
 def _is_one_kernel(*inputs: Tensor) -> bool:
     """Whether Triton makes this step: on a GPU, in float32 (the state comes last), where no gradient is asked for."""
     state = inputs[-1]
-    differentiate = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
+    differentiate = checks.needs_grad(*inputs) or any(map(checks.has_tangent, inputs))
     return triton_step is not None and state.is_cuda and state.dtype == torch.float32 and not differentiate
 
 
@@ -256,14 +256,15 @@ def _read(phi: Tensor, x: Tensor, state: Tensor, eps: float) -> Tensor:
 
 
 def _check_call(
-    x: Tensor, initial_state: Tensor | None, num_slots: int, eps: float, backend: str, known: tuple[str, ...],
-    cu_seqlens: Tensor | None,
+    theta: Tensor, phi: Tensor, x: Tensor, initial_state: Tensor | None, num_slots: int, eps: float, backend: str,
+    known: tuple[str, ...], cu_seqlens: Tensor | None,
 ) -> None:  # fmt: skip
     checks.positive("eps", eps)
     checks.one_of("backend", backend, known)
     sequences = x.shape[0] if cu_seqlens is None else checks.packing(cu_seqlens, x)
     if initial_state is not None:
         checks.state("initial_state", initial_state, x, sequences, num_slots)
+    checks.differentiable(theta=theta, phi=phi, x=x, initial_state=initial_state)
 
 
 def _check_step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float, slots: Tensor | None = None) -> None:

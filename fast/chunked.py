@@ -49,7 +49,7 @@ def factorization_memory(
              [1.]]]), tensor([[[5.]]]))
     """
     inputs = (theta, phi, x, initial_state)
-    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+    save = checks.needs_grad(*inputs)
     length = chunk_length or default_chunk_length(x, theta.shape[-1])
     y, final_state, *_ = _forward_op(*inputs, cu_seqlens, eps, length, save)
     return y, final_state
@@ -103,7 +103,9 @@ def default_chunk_length(x: Tensor, slots: int) -> int:
     A longer chunk means fewer states between chunks (M D numbers each) and more work within (C D per token).
     """
     longest = 64 if slots * x.shape[-1] >= 1 << 15 else 32
-    return min(longest, 1 << max(x.shape[1] - 1, 0).bit_length())
+    if torch.jit.is_tracing():  # what is traced must do for any length
+        return longest
+    return torch.sym_max(1, torch.sym_min(longest, x.shape[1]))  # compares nothing: torch.compile makes no graph more
 
 
 # --- one segment of chunks -------------------------------------------------------------------------------------
@@ -368,6 +370,13 @@ class _Chunks:
         part = _pad_time(part, (end - begin) * self.length)
         return _pad_time(part.reshape(-1, self.length, part.shape[-1]), self.tile).contiguous()
 
+    def fill(self, start: Tensor, norms: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """<H, x>, |h|^2 and <x, x> of missing tokens at the end of a chunk, which are not saved: norms stay."""
+        if (missing := self.tile - self.length) == 0:
+            return start, norms, gram
+        last = torch.arange(self.tile + 1, device=norms.device).clamp_(max=self.length)
+        return _pad_time(start, self.tile), norms[:, last], F.pad(gram, (0, missing, 0, missing))
+
     def put(self, tiles: Tensor, out: Tensor, rows: slice, begin: int, end: int) -> None:
         """The inverse of take: writes the tokens of chunks begin..end to out [B, T, .]."""
         part = tiles[:, : self.length].reshape(-1, (end - begin) * self.length, tiles.shape[-1])
@@ -414,8 +423,7 @@ def _outputs(theta, phi, x, initial_state, cu_seqlens, eps, length, save):
     if cu_seqlens is not None:
         sequences = cu_seqlens.shape[0] - 1
         chunks = tokens // length + sequences
-    tile = 1 << (length - 1).bit_length()
-    saved = ((slots, width), (tile, slots), (tile + 1, slots), (tile, tile))
+    saved = ((slots, width), (length, slots), (length + 1, slots), (length, length))
     return (
         x.new_empty(x.shape),
         x.new_empty(sequences, slots, width, dtype=dtype),
@@ -466,6 +474,7 @@ def _forward_op(
         chunks.put(tile, y, rows, begin, end)
         if save:
             for place, v in zip(saved, inner, strict=True):
+                v = v[(slice(None), *map(slice, place.shape[2:]))]
                 place[rows, begin:end] = v.unflatten(0, (-1, end - begin))
     return y, final, states, *saved
 
@@ -483,7 +492,7 @@ def _backward_op(
     source, sink = _by_sequence(dfinal, chunks), _by_sequence(dinitial, chunks)
     for rows, begin, end in reversed(chunks.segments()):
         tokens = [chunks.take(v, rows, begin, end, states.dtype) for v in (theta, phi, x, dy)]
-        saved = [v[rows, begin:end].flatten(0, 1) for v in (start, norms, gram)]
+        saved = chunks.fill(*(v[rows, begin:end].flatten(0, 1) for v in (start, norms, gram)))
         if end == chunks.count:
             adjoint = source[chunks.ends[end - 1][0], rows]
         hand_over = _hand_over(chunks.starts, begin, source[:, rows], sink[:, rows])
@@ -506,6 +515,7 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy, dfinal, *_):
+    checks.differentiable(dy=dy, dfinal=dfinal)
     theta, phi, x, cu_seqlens, *saved = ctx.saved_tensors
     eps, length, dtype, shape = ctx.rest
     dy = torch.zeros_like(x) if dy is None else dy
@@ -517,3 +527,4 @@ def _backward(ctx, dy, dfinal, *_):
 _forward_op.register_fake(_outputs)
 _backward_op.register_fake(_gradients)
 _forward_op.register_autograd(_backward, setup_context=_setup)
+_backward_op.register_autograd(checks.refuse_second_derivative)

@@ -43,8 +43,10 @@ def mamba2(
     if T == 0:
         return torch.empty_like(x), state
 
-    L = min(chunk_length, T)
-    n = -(-T // L)
+    # A graph does for any T if no size in it is compared with another: two chunks or more, each of them whole.
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    L = chunk_length if traced else min(chunk_length, T)
+    n = (T + (2 * L if traced else L) - 1) // L
 
     def chunks(v: Tensor, *last: int) -> Tensor:
         """[B, T, ...] -> [B n, L, *last]; tokens beyond T have dt = 0 and change nothing."""
@@ -55,12 +57,13 @@ def mamba2(
     u = chunks(x, H, P) * dt[..., None]
     s = (dt * A).double().cumsum(1)  # in float64, so that differences of large sums keep their digits
 
-    starts, state = _states(b, u, s, state, n)
+    starts, state = _states(b, u, s, state, n, traced)
     y = c @ starts  # [Bn, G, L, (H/G) P]
     y = y.view(-1, G, L, H // G, P).transpose(1, 2).reshape(-1, L, H, P) * s.to(wide).exp()[..., None]
     tile = (c @ b.mT)[:, :, None] * _decay(s, wide).unflatten(1, (G, -1))  # [Bn, G, H/G, L, L]
     y = y + (tile.flatten(1, 2) @ u.transpose(1, 2)).transpose(1, 2)  # (1)
-    y = y.reshape(batch, n * L, H, P)[:, :T]
+    y = y.reshape(batch, n * L, H, P)
+    y = y.index_select(1, torch.arange(T, device=y.device)) if traced else y[:, :T]
     if D is not None:
         y = y + D[:, None] * x
     return y.to(x.dtype), state
@@ -74,21 +77,38 @@ def _decay(s: Tensor, wide: torch.dtype) -> Tensor:
     return (s[..., :, None] - s[..., None, :]).to(wide).masked_fill(late, -torch.inf).exp()
 
 
-def _states(b: Tensor, u: Tensor, s: Tensor, state: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def _states(b: Tensor, u: Tensor, s: Tensor, state: Tensor, n: int, traced: bool) -> tuple[Tensor, Tensor]:
     """The state at the start of every chunk, [Bn, G, N, (H/G) P], and the final one [B, H, N, P]: (2)."""
     batch, H, N, P = state.shape
     G = b.shape[1]
     to_end = (s[:, -1:] - s).to(state.dtype).exp()
     late = (u * to_end[..., None]).unflatten(2, (G, -1)).flatten(3).transpose(1, 2)  # [Bn, G, L, (H/G) P]
-    updates = (b.mT @ late).view(batch, n, G, N, H // G, P).unbind(1)
-    decays = s[:, -1].to(state.dtype).exp().view(batch, n, G, 1, H // G, 1).unbind(1)
+    updates = (b.mT @ late).view(batch, n, G, N, H // G, P)
     state = state.view(batch, G, H // G, N, P).transpose(2, 3)
+    totals = s[:, -1].view(batch, n, H)
+    starts, state = (_at_once if traced else _in_turn)(state, updates, totals)
+    return starts.reshape(batch * n, G, N, -1), state.transpose(2, 3).reshape(batch, H, N, P)
+
+
+def _in_turn(state: Tensor, updates: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
+    """What enters each chunk [B, n, G, N, H/G, P] and leaves the last, from what enters the first, what each adds
+    and the exponents of their decays [B, n, H]."""
+    G, _, per_group, _ = state.shape[1:]
+    decays = totals.to(state.dtype).exp().view(*totals.shape[:2], G, 1, per_group, 1)
     starts = []
-    for decay, update in zip(decays, updates, strict=True):
+    for decay, update in zip(decays.unbind(1), updates.unbind(1), strict=True):
         starts.append(state)
         state = torch.addcmul(update, decay, state)
-    starts = torch.stack(starts, 1).view(batch * n, G, N, -1)
-    return starts, state.transpose(2, 3).reshape(batch, H, N, P)
+    return torch.stack(starts, 1), state
+
+
+def _at_once(state: Tensor, updates: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as one product of [n + 1, n + 1] decays, since torch.compile would write out the loop for its n."""
+    ends = F.pad(totals.cumsum(1), (0, 0, 1, 0))
+    decays = _decay(ends, state.dtype).unflatten(1, (state.shape[1], -1))  # [B, G, H/G, n + 1, n + 1]
+    added = torch.cat([state[:, None], updates], 1).permute(0, 2, 4, 1, 3, 5)
+    states = (decays @ added.flatten(4)).unflatten(4, added.shape[4:]).permute(0, 3, 1, 4, 2, 5)
+    return states[:, :-1], states[:, -1]
 
 
 def mamba2_step_(

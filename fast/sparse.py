@@ -55,7 +55,7 @@ def sparse_factorization_memory(
     """
     slots = _checked_slots(slots, num_slots, check_values)
     inputs = (theta, phi, x, initial_state)
-    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+    save = checks.needs_grad(*inputs)
     y, final_state, *_ = _forward_op(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save)
     return y, final_state
 
@@ -151,11 +151,22 @@ def _row_length(pairs: int, width: int) -> tuple[int, int, int]:
     >>> _row_length(2050, 512)
     (2064, 688, 688)
     """
-    chunks, most = -(-pairs // CHUNK), max(1, BLOCK_NUMBERS // (width * CHUNK))
-    lines = max(1, -(-chunks // min(most, LINE_CHUNKS)))
-    line = max(1, -(-chunks // lines))
-    together = max(1, most // line) if lines == 1 else 1
-    return (lines * line if chunks else 0) * CHUNK, line * CHUNK, together * line * CHUNK
+    lines, line = _lines(pairs, width)
+    row, line = lines * line, max(1, line)
+    together = max(1, _most(width) // line) if lines == 1 else 1
+    return row * CHUNK, line * CHUNK, together * line * CHUNK
+
+
+def _lines(pairs: int, width: int) -> tuple[int, int]:
+    """Lines of a row, and chunks of a line. Compares nothing with pairs: one graph will do for any length."""
+    chunks = -(-pairs // CHUNK)
+    lines = torch.sym_max(1, -(-chunks // min(_most(width), LINE_CHUNKS)))
+    return lines, -(-chunks // lines)
+
+
+def _most(width: int) -> int:
+    """Chunks of a block."""
+    return max(1, BLOCK_NUMBERS // (width * CHUNK))
 
 
 def _runs(slots: Tensor, num_slots: int, cu_seqlens: Tensor | None) -> Tensor:
@@ -226,7 +237,8 @@ def _outputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, sa
     wide = any(v is not None and v.dtype == torch.float64 for v in (theta, phi, x, initial_state))
     dtype = torch.float64 if wide else torch.float32
     sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    pairs = batch * _row_length(tokens * per_token, width)[0] if save else 0
+    lines, line = _lines(tokens * per_token, width)
+    pairs = batch * lines * line * CHUNK if save else 0
     return (
         x.new_empty(x.shape),
         x.new_empty(sequences, num_slots, width, dtype=dtype),
@@ -357,6 +369,7 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy, dfinal, *_):
+    checks.differentiable(dy=dy, dfinal=dfinal)
     theta, phi, slots, x, initial_state, cu_seqlens, *saved = ctx.saved_tensors
     num_slots, eps, shape = ctx.rest
     dy = torch.zeros_like(x) if dy is None else dy
@@ -370,3 +383,4 @@ def _backward(ctx, dy, dfinal, *_):
 _forward_op.register_fake(_outputs)
 _backward_op.register_fake(_gradients)
 _forward_op.register_autograd(_backward, setup_context=_setup)
+_backward_op.register_autograd(checks.refuse_second_derivative)

@@ -27,6 +27,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fast import checks
+
 # --- blocks ----------------------------------------------------------------------------------------------------
 
 
@@ -424,7 +426,7 @@ def factorization_memory(
     for half-precision x, which has no more bits itself; else what torch.set_float32_matmul_precision says.
     """
     inputs = (theta, phi, x, initial_state)
-    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+    save = checks.needs_grad(*inputs)
     y, final_state, *_ = _forward_op(*inputs, cu_seqlens, eps, precision, save, *blocks)
     return y, final_state
 
@@ -577,6 +579,7 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy, dfinal, *_):
+    checks.differentiable(dy=dy, dfinal=dfinal)
     theta, phi, x, cu_seqlens, *saved = ctx.saved_tensors
     rest, dtype, shape = ctx.rest
     dy = torch.zeros_like(x) if dy is None else dy
@@ -588,3 +591,4 @@ def _backward(ctx, dy, dfinal, *_):
 _forward_op.register_fake(_outputs)
 _backward_op.register_fake(_gradients)
 _forward_op.register_autograd(_backward, setup_context=_setup)
+_backward_op.register_autograd(checks.refuse_second_derivative)

@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fast import checks
 from fast.chunked import _checked_slots
 from fast.sparse import _runs
 from fast.triton_dense import _launch, _load, _store
@@ -279,7 +280,7 @@ def sparse_factorization_memory(
         inside = (slots >= 0) & (slots < num_slots)
         theta, phi, slots = theta.where(inside, 0), phi.where(inside, torch.nan), slots.clamp(0, num_slots - 1)
     inputs = (theta, phi, x, initial_state)
-    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+    save = checks.needs_grad(*inputs)
     y, final_state, *_ = _forward_op(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save, *blocks)
     return y, final_state
 
@@ -390,6 +391,7 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy, dfinal, *_):
+    checks.differentiable(dy=dy, dfinal=dfinal)
     theta, phi, x, initial_state, *saved = ctx.saved_tensors
     rest, shape = ctx.rest
     dy = torch.zeros_like(x) if dy is None else dy
@@ -402,3 +404,4 @@ def _backward(ctx, dy, dfinal, *_):
 _forward_op.register_fake(_outputs)
 _backward_op.register_fake(_gradients)
 _forward_op.register_autograd(_backward, setup_context=_setup)
+_backward_op.register_autograd(checks.refuse_second_derivative)
