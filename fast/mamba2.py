@@ -40,11 +40,8 @@ def mamba2(
     _check(x, dt, A, B, C, D, state)
     wide = _wide(x, dt, A, B, C, state)
     state = state.to(wide)
-    if T == 0:
-        return torch.empty_like(x), state
-
-    L = min(chunk_length, T)
-    n = -(-T // L)
+    # A text of no tokens is one token of padding, so that gradients flow.
+    L, n = (chunk_length, -(-T // chunk_length)) if chunk_length < T else (max(T, 1), 1)
 
     def chunks(v: Tensor, *last: int) -> Tensor:
         """[B, T, ...] -> [B n, L, *last]; tokens beyond T have dt = 0 and change nothing."""
@@ -57,7 +54,7 @@ def mamba2(
 
     starts, state = _states(b, u, s, state, n)
     y = c @ starts  # [Bn, G, L, (H/G) P]
-    y = y.view(-1, G, L, H // G, P).transpose(1, 2).reshape(-1, L, H, P) * s.to(wide).exp()[..., None]
+    y = y.view(batch * n, G, L, H // G, P).transpose(1, 2).reshape(batch * n, L, H, P) * s.to(wide).exp()[..., None]
     tile = (c @ b.mT)[:, :, None] * _decay(s, wide).unflatten(1, (G, -1))  # [Bn, G, H/G, L, L]
     y = y + (tile.flatten(1, 2) @ u.transpose(1, 2)).transpose(1, 2)  # (1)
     y = y.reshape(batch, n * L, H, P)[:, :T]
@@ -87,7 +84,7 @@ def _states(b: Tensor, u: Tensor, s: Tensor, state: Tensor, n: int) -> tuple[Ten
     for decay, update in zip(decays, updates, strict=True):
         starts.append(state)
         state = torch.addcmul(update, decay, state)
-    starts = torch.stack(starts, 1).view(batch * n, G, N, -1)
+    starts = torch.stack(starts, 1).view(batch * n, G, N, H // G * P)
     return starts, state.transpose(2, 3).reshape(batch, H, N, P)
 
 
@@ -106,7 +103,7 @@ def mamba2_step_(
     offer, dt, key, query = (v.to(state.dtype) for v in (x, dt, B, C))
     G = B.shape[1]
     grouped = state.unflatten(1, (G, -1))
-    grouped.mul_((dt * A).exp().view(len(x), G, -1, 1, 1))
+    grouped.mul_((dt * A).exp().unflatten(1, (G, -1))[..., None, None])
     scaled = (offer * dt[..., None]).unflatten(1, (G, -1))
     grouped.addcmul_(key[:, :, None, :, None], scaled[..., None, :])
     y = (query[:, :, None, None] @ grouped).view(x.shape)

@@ -102,14 +102,20 @@ def remove(checkpoint: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def latest(path: str | Path) -> Path:
-    """The last checkpoint of a run's folder, the path itself if it is one, or the published one of that name.
+def find(run: str) -> Path:
+    """The published model of that name, whatever folders there are, or else `latest`: "./fm" is a folder, "fm" not."""
+    names = published()
+    if run in names:
+        return PUBLISHED / run
+    try:
+        return latest(run)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; models that come along: {', '.join(names) or 'none'}") from None
 
-    CheckpointError if there is none.
-    """
+
+def latest(path: str | Path) -> Path:
+    """The last checkpoint of a run's folder, or the path itself if it is one; CheckpointError if there is none."""
     path = Path(path)
-    if str(path) in published() and not path.exists():
-        return PUBLISHED / path
     found = [path] if (path / "run.json").is_file() else checkpoints(path)
     if not found:
         raise CheckpointError(f"{path}: no checkpoint there (python -m lm train --out {path} makes one)")
@@ -133,7 +139,7 @@ def read_model(checkpoint: Path, device: str = "cpu") -> LanguageModel:
     """The model of a checkpoint with its weights, on a device."""
 
     def build() -> LanguageModel:
-        model = LanguageModel(Config(**read_record(checkpoint)["config"]))
+        model = LanguageModel(Config.lenient(**read_record(checkpoint)["config"]))
         model.load_state_dict(load((checkpoint / "model.safetensors").read_bytes()))
         return model.to(device).eval()
 
