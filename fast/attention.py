@@ -5,69 +5,20 @@
 The formulas are in reference/attention.py.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class _Buffer:
-    """Room for keys and values [2, B, H, capacity, P]; the first `filled` positions belong to some cache."""
-
-    def __init__(self, data: Tensor, filled: int):
-        self.data, self.filled = data, filled
+# The turned keys and the values of the tokens so far, [2, B, H, room, P], and how many of the positions are theirs.
+# Plain data, so that torch.save, torch.load and torch.export take it as it is.
+Cache = tuple[Tensor, int]
 
 
-class Cache(NamedTuple):
-    """The turned keys and the values of the first `length` tokens. A cache never changes once it is made.
-
-    Caches that continue one another share a buffer, and each sees its first `length` positions. A cache that
-    ends where the buffer's filled part ends appends in place; any other would overwrite a sibling, so it copies.
-    """
-
-    buffer: _Buffer
-    length: int
-
-    @staticmethod
-    def empty(batch_size: int, num_heads: int, head_width: int, **options) -> "Cache":
-        """A cache of no tokens; options: dtype and device."""
-        return Cache(_Buffer(torch.empty(2, batch_size, num_heads, 0, head_width, **options), 0), 0)
-
-    @property
-    def batch_size(self) -> int:
-        return self.buffer.data.shape[1]
-
-    @property
-    def keys(self) -> Tensor:
-        """[B, H, length, P]"""
-        return self.buffer.data[0, :, :, : self.length]
-
-    @property
-    def values(self) -> Tensor:
-        """[B, H, length, P]"""
-        return self.buffer.data[1, :, :, : self.length]
-
-    def append(self, keys: Tensor, values: Tensor) -> "Cache":
-        """The cache with keys and values [B, H, T, P] added at its end."""
-        buffer, start, end = self.buffer, self.length, self.length + keys.shape[2]
-        if torch.is_grad_enabled() and any(v.requires_grad for v in (buffer.data, keys, values)):
-            # Writing in place would change what autograd has saved of earlier tokens.
-            items = torch.stack([keys, values])
-            return Cache(_Buffer(torch.cat([buffer.data[:, :, :, :start], items], 3), end), end)
-        if start != buffer.filled or end > buffer.data.shape[3]:
-            buffer = self._copy_with_room(end)
-        buffer.data[0, :, :, start:end] = keys
-        buffer.data[1, :, :, start:end] = values
-        buffer.filled = end
-        return Cache(buffer, end)
-
-    def _copy_with_room(self, end: int) -> _Buffer:
-        # Twice the need: copies then cost O(1) a token over a long decode.
-        batch_size, num_heads, _, head_width = self.buffer.data.shape[1:]
-        data = self.buffer.data.new_empty(2, batch_size, num_heads, 2 * end, head_width)
-        data[:, :, :, : self.length] = self.buffer.data[:, :, :, : self.length]
-        return _Buffer(data, self.length)
+def empty_cache(batch_size: int, num_heads: int, head_width: int, **options) -> Cache:
+    """A cache of no tokens; options: dtype and device."""
+    return torch.empty(2, batch_size, num_heads, 0, head_width, **options), 0
 
 
 def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
@@ -97,25 +48,51 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def cached_attention(q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-    """The same for tokens that follow those of the cache -> y, the cache with them added.
+    """The same for tokens that follow those of the cache -> y, a cache with them added; the one given stays as it was.
 
     >>> q, k, v = torch.randn(3, 1, 9, 2, 4)
-    >>> _, cache = cached_attention(*(u[:, :5] for u in (q, k, v)), Cache.empty(1, 2, 4))
-    >>> y, cache = cached_attention(*(u[:, 5:] for u in (q, k, v)), cache)
-    >>> cache.length, torch.allclose(y, attention(q, k, v)[:, 5:], atol=1e-6)
+    >>> _, cache = cached_attention(*(u[:, :5] for u in (q, k, v)), empty_cache(1, 2, 4))
+    >>> y, (_, length) = cached_attention(*(u[:, 5:] for u in (q, k, v)), cache)
+    >>> length, torch.allclose(y, attention(q, k, v)[:, 5:], atol=1e-6)
     (9, True)
     """
+    return _cached(q, k, v, cache, _append)
+
+
+@torch.no_grad()
+def cached_attention_(q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+    """`cached_attention` without gradients that writes into the cache's room: the cache given is spent."""
+    return _cached(q, k, v, cache, _append_)
+
+
+def _cached(q: Tensor, k: Tensor, v: Tensor, cache: Cache, append: Callable) -> tuple[Tensor, Cache]:
     _check(q, k, v)
-    T, past = q.shape[1], cache.length
+    T, past = q.shape[1], cache[1]
     angles = _angles(torch.arange(past, past + T, device=q.device), q)
     q, k, v = (u.transpose(1, 2) for u in (_turn(q, *angles), _turn(k, *angles), v))
-    cache = cache.append(k, v)
+    kept = append(*cache, torch.stack([k, v]))
+    keys, values = kept[:, :, :, : past + T]
     # The kernel's own causal mask starts at the first key, so tokens with a past need one that is written out.
     mask = None
     if past and T > 1:
         mask = torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past)
-    y = F.scaled_dot_product_attention(q, cache.keys, cache.values, mask, is_causal=not past)
-    return y.transpose(1, 2), cache
+    y = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=not past)
+    return y.transpose(1, 2), (kept, past + T)
+
+
+def _append(kept: Tensor, past: int, more: Tensor) -> Tensor:
+    return torch.cat([kept[:, :, :, :past], more], 3) if past else more
+
+
+def _append_(kept: Tensor, past: int, more: Tensor) -> Tensor:
+    end = past + more.shape[3]
+    if end > kept.shape[3]:
+        # Twice the need: copies then cost O(1) a token over a long decode.
+        room = more.new_empty(*more.shape[:3], 2 * end, more.shape[4])
+        room[:, :, :, :past] = kept[:, :, :, :past]
+        kept = room
+    kept[:, :, :, past:end] = more
+    return kept
 
 
 def _angles(positions: Tensor, x: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:

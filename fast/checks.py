@@ -118,7 +118,9 @@ def has_tangent(value: Tensor) -> bool:
     if forward_ad.unpack_dual(value).tangent is not None:
         return True
     # A tangent of an outer jvp cannot be seen from within another transform.
-    return _functorch.is_gradtrackingtensor(value) and _functorch.maybe_get_level(value) < _functorch.maybe_current_level()
+    return (
+        _functorch.is_gradtrackingtensor(value) and _functorch.maybe_get_level(value) < _functorch.maybe_current_level()
+    )
 
 
 def refuse_second_derivative(ctx, *grads) -> None:

@@ -40,13 +40,11 @@ def mamba2(
     _check(x, dt, A, B, C, D, state)
     wide = _wide(x, dt, A, B, C, state)
     state = state.to(wide)
-    if T == 0:
-        return torch.empty_like(x), state
-
-    # A graph does for any T if no size in it is compared with another: two chunks or more, each of them whole.
+    # A graph does for any T if no size in it is compared with another: two chunks or more, each of them whole. A text
+    # of no tokens is one token of padding, so that gradients flow.
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    L = chunk_length if traced else min(chunk_length, T)
-    n = (T + (2 * L if traced else L) - 1) // L
+    L = chunk_length if traced else max(1, min(chunk_length, T))
+    n = (T + 2 * L - 1) // L if traced else max(1, -(-T // L))
 
     def chunks(v: Tensor, *last: int) -> Tensor:
         """[B, T, ...] -> [B n, L, *last]; tokens beyond T have dt = 0 and change nothing."""
@@ -59,7 +57,7 @@ def mamba2(
 
     starts, state = _states(b, u, s, state, n, traced)
     y = c @ starts  # [Bn, G, L, (H/G) P]
-    y = y.view(-1, G, L, H // G, P).transpose(1, 2).reshape(-1, L, H, P) * s.to(wide).exp()[..., None]
+    y = y.view(batch * n, G, L, H // G, P).transpose(1, 2).reshape(batch * n, L, H, P) * s.to(wide).exp()[..., None]
     tile = (c @ b.mT)[:, :, None] * _decay(s, wide).unflatten(1, (G, -1))  # [Bn, G, H/G, L, L]
     y = y + (tile.flatten(1, 2) @ u.transpose(1, 2)).transpose(1, 2)  # (1)
     y = y.reshape(batch, n * L, H, P)
@@ -126,7 +124,7 @@ def mamba2_step_(
     offer, dt, key, query = (v.to(state.dtype) for v in (x, dt, B, C))
     G = B.shape[1]
     grouped = state.unflatten(1, (G, -1))
-    grouped.mul_((dt * A).exp().view(len(x), G, -1, 1, 1))
+    grouped.mul_((dt * A).exp().unflatten(1, (G, -1))[..., None, None])
     scaled = (offer * dt[..., None]).unflatten(1, (G, -1))
     grouped.addcmul_(key[:, :, None, :, None], scaled[..., None, :])
     y = (query[:, :, None, None] @ grouped).view(x.shape)

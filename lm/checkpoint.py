@@ -169,14 +169,24 @@ def remove(checkpoint: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def latest(path: str | Path) -> Path:
-    """The last checkpoint of a run's folder, the path itself if it is one, or the published one of that name.
+def find(run: str) -> Path:
+    """The published model of that name, whatever folders there are, else the folder: "./fm" is a folder, "fm" not.
 
-    CheckpointError if there is none.
+    CheckpointError if the folder holds no checkpoint.
     """
+    names = published()
+    if run in names:
+        return PUBLISHED / run
+    try:
+        latest(run)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; models that come along: {', '.join(names) or 'none'}") from None
+    return Path(run)
+
+
+def latest(path: str | Path) -> Path:
+    """The last checkpoint of a run's folder, or the path itself if it is one; CheckpointError if there is none."""
     path = Path(path)
-    if str(path) in published() and not path.exists():
-        return PUBLISHED / path
     found = checkpoints(path) or [path] * (path / "run.json").is_file()
     if not found:
         raise CheckpointError(f"{path}: no checkpoint there (python -m lm train --out {path} makes one)")
@@ -217,7 +227,7 @@ def read_model(checkpoint: Path, device: str = "cpu") -> LanguageModel:
 
     def build() -> LanguageModel:
         weights = load((checkpoint / "model.safetensors").read_bytes())  # first: a newer one may be about to replace it
-        model = LanguageModel(Config(**read_record(checkpoint)["config"]))
+        model = LanguageModel(Config.lenient(**read_record(checkpoint)["config"]))
         model.load_state_dict(weights)
         return model.to(device).eval()
 

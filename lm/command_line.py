@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -17,33 +19,31 @@ from lm.checkpoint import CheckpointError
 from lm.data import SPLITS, Corpus, DataError, Document, read_corpus, reference_lines
 from lm.evaluate import Buckets, bucket_edges, document_loss, file_windows, loss_sums, summarise, table
 from lm.generate import Report, generate, printable
-from lm.model import MLP_WIDTH, Config, LanguageModel
+from lm.model import OPTIONS, Config, LanguageModel, mixers_with
 from lm.train import Diverged, Settings, check_same, resume, train
 
-MIXERS = tuple(MLP_WIDTH)
-SLOTTED = ("fm", "fm-sparse")
-
-# option: (field of Config, what it is, mixers that have it)
+# option: (field of Config, what it is)
 MODEL_OPTIONS = {
-    "mixer": ("mixer", "what mixes the tokens", MIXERS),
-    "width": ("d_model", "model width", MIXERS),
-    "layers": ("num_layers", "number of blocks", MIXERS),
-    "mlp-width": ("mlp_width", "width of the SwiGLU", MIXERS),
-    "slots": ("num_slots", "memory slots a layer", SLOTTED),
-    "top-k": ("top_k", "slots a token uses", ("fm-sparse",)),
-    "tau": ("temperature", "temperature of the router", SLOTTED),
-    "rates": ("rates", "update and merge rates for each", SLOTTED),
-    "router-noise": ("router_noise", "standard deviation of noise on the router's logits in training", SLOTTED),
-    "balance": ("balance", "weight of a loss that evens out the use of slots", SLOTTED),
-    "backend": ("backend", "how the memory is computed", SLOTTED),
-    "expansion": ("expansion", "slot or inner width over the model's", (*SLOTTED, "mamba2")),
-    "conv": ("conv", "width of the short convolution, 0 for none", (*SLOTTED, "mamba2")),
-    "head-width": ("head_width", "width of a head", ("mamba2", "transformer")),
-    "state-width": ("state_width", "state numbers per channel", ("mamba2",)),
+    "mixer": ("mixer", "what mixes the tokens"),
+    "width": ("d_model", "model width"),
+    "layers": ("num_layers", "number of blocks"),
+    "mlp-width": ("mlp_width", "width of the SwiGLU"),
+    "slots": ("num_slots", "memory slots a layer"),
+    "top-k": ("top_k", "slots a token uses"),
+    "tau": ("temperature", "temperature of the router"),
+    "rates": ("rates", "update and merge rates for each"),
+    "router-noise": ("router_noise", "standard deviation of noise on the router's logits in training"),
+    "balance": ("balance", "weight of a loss that evens out the use of slots"),
+    "backend": ("backend", "how the memory is computed"),
+    "expansion": ("expansion", "slot or inner width over the model's"),
+    "conv": ("conv", "width of the short convolution, 0 for none"),
+    "head-width": ("head_width", "width of a head"),
+    "state-width": ("state_width", "state numbers per channel"),
 }
-CHOICES = {"mixer": MIXERS, "rates": ("token", "slot"), "backend": ("auto", *fast.backends())}
+DERIVED = {"mlp_width": "in proportion", "top_k": "a quarter of the slots"}  # defaults that depend on other options
+CHOICES = {"mixer": tuple(OPTIONS), "rates": ("token", "slot"), "backend": ("auto", *fast.backends())}
 
-RUN = "folder of a run or of one checkpoint, or the name of one that comes along"
+RUN = "folder of a run or of one checkpoint, or the name of a model that comes along (fm; ./fm is a folder)"
 
 SETTINGS_OPTIONS = {
     "steps": "optimiser steps",
@@ -58,8 +58,6 @@ SETTINGS_OPTIONS = {
     "seed": "of the weights and the batches",
 }
 
-LICENSE = Path(__file__).parent.parent / "LICENSE"  # a text that is the same on every machine
-
 
 class UsageError(Exception):
     """The command line asks for something that cannot be; the message says what."""
@@ -67,8 +65,11 @@ class UsageError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0, or 1 (diverged, or a check of the demo failed), 2 (unusable input) or 130 (Ctrl-C)."""
-    for output in (sys.stdout, sys.stderr):
-        output.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
+    with _output():
+        return _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> int:
     args = _parser().parse_args(arguments)
     try:
         code = args.run(args) or 0
@@ -83,6 +84,18 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(args, error, 1)
     except KeyboardInterrupt as interrupt:
         return _complain(args, interrupt if interrupt.args else "interrupted", 130)
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Streams that take whatever is printed."""
+    with ExitStack() as until_the_end:
+        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+            if stream is None:  # closed by whoever started this program
+                until_the_end.enter_context(redirect(until_the_end.enter_context(open(os.devnull, "w"))))
+            elif hasattr(stream, "reconfigure"):  # a notebook's lacks it
+                stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
+        yield
 
 
 def _complain(args: argparse.Namespace, message: object, code: int) -> int:
@@ -121,14 +134,14 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     _text_option(parser)
     _device_option(parser)
     model = parser.add_argument_group("model")
-    defaults = Config()
-    for option, (field, what, mixers) in MODEL_OPTIONS.items():
-        default = "in proportion" if option == "mlp-width" else getattr(defaults, field)
-        only = "" if mixers == MIXERS else f"{', '.join(mixers)}: "
-        kind = int if option == "mlp-width" else type(default)
-        _given_only(model, option, field, kind, f"{only}{what} (default: {default})", CHOICES.get(option))
+    for option, (field, what) in MODEL_OPTIONS.items():
+        mixers = mixers_with(field)
+        value = getattr(Config(mixer=mixers[-1]), field)
+        default = DERIVED.get(field, Config().mixer if field == "mixer" else value)
+        only = "" if mixers == tuple(OPTIONS) else f"{', '.join(mixers)}: "
+        _given_only(model, option, field, type(value), f"{only}{what} (default: {default})", CHOICES.get(option))
     model.add_argument("--no-gate", dest="gate", action="store_false", default=argparse.SUPPRESS,
-                       help=f"{', '.join(SLOTTED)}: without the output gate")  # fmt: skip
+                       help=f"{', '.join(mixers_with('gate'))}: without the output gate")  # fmt: skip
     training = parser.add_argument_group("training")
     settings = Settings()
     for option, what in SETTINGS_OPTIONS.items():
@@ -192,12 +205,24 @@ def _positive(text: str) -> int:
 
 
 @contextmanager
-def _usage_errors() -> Iterator[None]:
-    """What a check of the user's values raises is the user's to read; any other ValueError is a fault of ours."""
+def _usage_errors(*kinds: type) -> Iterator[None]:
+    """What a check of the user's values raises is the user's to read; any other ValueError is a fault of ours.
+
+    The message speaks of the options given in place of the fields, of these kinds, that they went to.
+    """
     try:
         yield
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(_in_flags(str(error), [field for kind in kinds for field in _fields(kind)])) from error
+
+
+def _in_flags(message: str, fields: list[str]) -> str:
+    """
+    >>> _in_flags("top_k must be None or lie in [1, num_slots = 4], got 5", ["top_k", "num_slots"])
+    '--top-k must be None or lie in [1, --slots = 4], got 5'
+    """
+    renamed = {field: flag for field, flag in zip(fields, _flags(fields), strict=True) if flag != f"--{field}"}
+    return re.sub(r"\w+", lambda word: renamed.get(word[0], word[0]), message)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -223,10 +248,10 @@ def _train(args: argparse.Namespace) -> None:
         resume(args.out, corpus, text=args.text, device=device, quiet=args.quiet)
         print(f"saved {checkpoint.latest(args.out)}")
         return
-    with _usage_errors():
+    with _usage_errors(Config, Settings):
         config, settings = _config(chosen), Settings(**how)
-        with torch.device("meta"):  # no memory, no time: only the checks
-            parameters = LanguageModel(config).num_parameters()
+        parameters = _parameters(config)
+    _check_memory(parameters, device)
     folder = Path(args.out or f"out/{config.mixer}")
     corpus = read_corpus(args.text, folder)
     print(f"{config.mixer}, {parameters:,} parameters, {corpus.summary()}", flush=True)
@@ -235,15 +260,35 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _config(chosen: dict) -> Config:
+    mixer = chosen.get("mixer", Config.mixer)
+    for field, flag in zip(chosen, _flags(chosen), strict=True):
+        if mixer not in (mixers := mixers_with(field)):
+            raise ValueError(f"{flag} is for --mixer {' or '.join(mixers)}, not for {mixer}")
     config = Config(**chosen)
-    for option, (field, _, mixers) in MODEL_OPTIONS.items():
-        if field in chosen and config.mixer not in mixers:
-            raise ValueError(f"--{option} is for --mixer {' or '.join(mixers)}, not for {config.mixer}")
     if reason := fast.backends().get(config.backend):
         raise ValueError(f"--backend {config.backend} cannot run here: {reason}")
-    if "gate" in chosen and config.mixer not in SLOTTED:
-        raise ValueError(f"--no-gate is for --mixer {' or '.join(SLOTTED)}, not for {config.mixer}")
     return config
+
+
+def _parameters(config: Config) -> int:
+    """Of the whole model, from one of one block and one of two, since blocks are alike; neither takes any memory."""
+    try:
+        with torch.device("meta"):
+            one, two = (LanguageModel(dataclasses.replace(config, num_layers=n)).num_parameters() for n in (1, 2))
+    except (RuntimeError, OverflowError) as error:
+        raise UsageError(f"no model can be so large: {str(error).splitlines()[0]}") from error
+    return one + (config.num_layers - 1) * (two - one)
+
+
+def _check_memory(parameters: int, device: str) -> None:
+    needs = 4 * 4 * parameters  # weights, gradients and two moments in float32
+    if device == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needs > has:
+            raise UsageError(
+                f"training {parameters:,} parameters takes {needs / 1e9:,.0f} GB of memory, this machine has "
+                f"{has / 1e9:,.0f}; a smaller --width or fewer --layers help"
+            )
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -251,7 +296,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     runs = args.runs or checkpoint.published()
     if not runs:
         raise UsageError("no trained model comes along: name the folder of a run")
-    found, records, models = zip(*map(checkpoint.read, runs), strict=True)
+    if twice := [run for run in runs if runs.count(run) > 1]:
+        raise UsageError(f"{twice[0]} is named twice")
+    found, records, models = zip(*(checkpoint.read(_find(run)) for run in runs), strict=True)
     mixers = [record["config"]["mixer"] for record in records]
     names = mixers if len(set(mixers)) == len(mixers) else runs
     corpus = _corpus_of(found[0], records[0], args.text)
@@ -289,10 +336,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    found, record, model = checkpoint.read(args.run_folder)
+    found, record, model = checkpoint.read(_find(args.run_folder))
     corpus = _corpus_of(found, record, args.text)
     name = args.name or record["config"]["mixer"]
+    if Path(name).name != name or name.startswith("."):
+        raise UsageError(f"NAME must be the name of a folder, without a path and no dot first, got {name}")
     windows, paths = file_windows(corpus, "test", args.context)
+    checkpoint.writable(Path(args.folder), "--folder")
     length = record["settings"]["length"]
 
     def results(model: LanguageModel) -> dict:
@@ -305,12 +355,26 @@ def _publish(args: argparse.Namespace) -> None:
             "reset": dataclasses.asdict(emptied),
             "references": reference_lines(corpus.text("test")),
             "files": {document.path: document_loss(model, document) for document in few},
-            "license": document_loss(model, Document("LICENSE", LICENSE.read_bytes())),
+            "license": document_loss(model, Document("LICENSE", license_text())),
         }
 
     final = checkpoint.publish(record, model, name, results, Path(args.folder))
     print(f"wrote {final}: {sum(file.stat().st_size for file in final.iterdir()) / 1e6:.2f} MB")
     _draw_published(final.parent, args.context)
+
+
+def license_text() -> bytes:
+    """The licence, a text that is the same on every machine: beside the code in a clone, else among the package's."""
+    root = Path(__file__).parents[1]
+    if (root / "pyproject.toml").is_file():
+        return (root / "LICENSE").read_text("utf-8").encode()  # as text: its line ends differ between systems
+    try:
+        found = importlib.metadata.distribution("factorization-memory").read_text("licenses/LICENSE")
+    except importlib.metadata.PackageNotFoundError:
+        found = None
+    if found is None:
+        raise UsageError("the text of the LICENSE, which a published model reads, is neither in a clone nor installed")
+    return found.encode()
 
 
 def _draw_published(folder: Path, context: int) -> None:
@@ -332,7 +396,7 @@ def _draw_published(folder: Path, context: int) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    _, _, model = checkpoint.read(args.run_folder, _device(args.device))
+    _, _, model = checkpoint.read(_find(args.run_folder), _device(args.device))
     report = Report()
     with _usage_errors():
         tokens = generate(
@@ -344,6 +408,13 @@ def _generate(args: argparse.Namespace) -> None:
         print(piece, end="", flush=True)
     print()
     print(report, file=sys.stderr)
+
+
+def _find(run: str) -> Path:
+    found = checkpoint.find(run)
+    if found.parent == checkpoint.PUBLISHED and checkpoint.checkpoints(Path(run)):
+        print(f"{run} is the model that comes along; ./{run} is the run in the folder", file=sys.stderr)
+    return found
 
 
 def _corpus_of(path: Path, record: dict, text: str | None) -> Corpus:
@@ -361,9 +432,10 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # "meta" is a device without numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0].split(". ")[0].removesuffix(".")
+        raise UsageError(f"--device {name} cannot be used here: {reason}") from error
     return name
 
 
@@ -371,6 +443,6 @@ def _fields(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def _flags(fields: dict) -> list[str]:
-    known = {field: option for option, (field, *_) in MODEL_OPTIONS.items()} | {"gate": "no-gate"}
+def _flags(fields: Iterable[str]) -> list[str]:
+    known = {field: option for option, (field, _) in MODEL_OPTIONS.items()} | {"gate": "no-gate"}
     return [f"--{known.get(field, field.replace('_', '-'))}" for field in fields]

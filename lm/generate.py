@@ -25,7 +25,8 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     logits = logits.double().cpu()
     if temperature == 0:
         return int(logits.argmax())
-    shares, tokens = torch.softmax(logits / temperature, -1).sort(descending=True, stable=True)
+    below = logits - logits.max()  # the best stays at 0, however small the temperature
+    shares, tokens = torch.softmax(below / temperature, -1).sort(descending=True, stable=True)
     kept = shares.where(shares.cumsum(-1) - shares < top_p, 0.0)  # the first is always kept
     return int(tokens[torch.multinomial(kept, 1, generator=generator)])
 
@@ -55,12 +56,14 @@ def generate(
 ) -> Iterator[int]:  # fmt: skip
     """Up to `length` tokens that follow a prompt at the start of a document; ends early at a document mark.
 
-    ValueError if temperature is negative or top_p is not in (0, 1].
+    ValueError if temperature is negative, top_p is not in (0, 1] or the seed not in [0, 2**63).
     """
     if not temperature >= 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must lie in [0, 2**63), got {seed}")
     return _generate(model, prompt, length, temperature, top_p, seed, report or Report())
 
 

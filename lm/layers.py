@@ -6,10 +6,15 @@
     mixer.initial_state(batch_size)       the empty state
     mixer.state_bytes(batch_size, n)      its size after n tokens: constant, or growing for attention
 
+A state is a plain pair, so that torch.save, torch.load and torch.export take it as it is: of a recurrent mixer its
+memory [B, M, D] or [B, H, N, P], in float32 or wider, and the last inputs of its short convolution [B, width - 1,
+channels]; of attention its keys and values [2, B, H, room, P] and how many of the positions are filled.
+
 A mixer expects RMS-normalised input and adds no residual: lm/model.py does both.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,15 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fast
-from fast.attention import Cache, cached_attention
+from fast.attention import Cache, cached_attention, cached_attention_, empty_cache
 from fast.mamba2 import mamba2, mamba2_step_
 
-
-class State(NamedTuple):
-    """What a recurrent mixer keeps: its memory, and the last inputs of its short convolution."""
-
-    memory: Tensor  # [B, M, D] or [B, H, N, P], float32 or wider
-    tail: Tensor  # [B, width - 1, channels]
+State = tuple[Tensor, Tensor]  # of a recurrent mixer: memory, tail
 
 
 class Routing(NamedTuple):
@@ -44,31 +44,43 @@ class RecurrentMixer(nn.Module):
     """
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        state = self.initial_state(len(x)) if state is None else state
-        _check_input(x, self.d_model, len(state.memory))
+        memory, tail = self._checked(x, state)
         if x.shape[1] == 1 and not torch.is_grad_enabled():
-            return self.step_(x, State(state.memory.clone(), state.tail))
-        inputs, z, tail = self._project(x, state.tail)
-        y, memory = self._scan(inputs, state.memory)
-        return self._output(y, z), State(memory, tail)
+            return self._step_(x, memory.clone(), tail)
+        inputs, z, tail = self._project(x, tail)
+        y, memory = self._scan(inputs, memory)
+        return self._output(y, z), (memory, tail)
 
     @torch.no_grad()
     def step_(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One token, x [B, 1, d_model] -> y, state, in the memory of the state passed in."""
-        inputs, z, tail = self._project(x, state.tail)
-        y, memory = self._scan_step_([v if v is None else v[:, 0] for v in inputs], state.memory)
-        return self._output(y[:, None], z), State(memory, tail)
+        _check_one_token(x)
+        return self._step_(x, *self._checked(x, state))
 
     def initial_state(self, batch_size: int) -> State:
         w = self.in_proj.weight
         memory = w.new_zeros(batch_size, *self.memory_shape, dtype=_wide(w.dtype))
-        return State(memory, self.conv.initial_tail(batch_size))
+        return memory, w.new_zeros(batch_size, *self.conv.tail_shape)
 
     def state_bytes(self, batch_size: int = 1, position: int = 0) -> int:
         """Bytes of the state after `position` tokens: the same for any."""
         w = self.in_proj.weight
         memory = math.prod(self.memory_shape) * _wide(w.dtype).itemsize
-        return batch_size * (memory + max(self.conv.width - 1, 0) * self.conv.channels * w.element_size())
+        return batch_size * (memory + math.prod(self.conv.tail_shape) * w.element_size())
+
+    def _checked(self, x: Tensor, state: State | None) -> State:
+        _check_input(x, self.d_model)
+        if state is None:
+            return self.initial_state(x.shape[0])
+        memory, tail = _pair(state, Tensor, "memory and tail")
+        for value, shape in ((memory, self.memory_shape), (tail, self.conv.tail_shape)):
+            _check_state(value.shape, (x.shape[0], *shape))
+        return memory, tail
+
+    def _step_(self, x: Tensor, memory: Tensor, tail: Tensor) -> tuple[Tensor, State]:
+        inputs, z, tail = self._project(x, tail)
+        y, memory = self._scan_step_([v if v is None else v[:, 0] for v in inputs], memory)
+        return self._output(y[:, None], z), (memory, tail)
 
 
 class FactorizationMemory(RecurrentMixer):
@@ -91,20 +103,24 @@ class FactorizationMemory(RecurrentMixer):
 
     def __init__(
         self, d_model: int, num_slots: int = 64, slot_width: int | None = None, *, temperature: float = 1.0,
-        top_k: int | None = None, rates: str = "token", conv: int = 0, gate: bool = False, expansion: int = 1,
+        top_k: int | None = None, rates: str = "token", conv: int = 0, gate: bool = False, expansion: int | None = None,
         backend: str = "auto", eps: float = 1e-6, router_noise: float = 0.0, balance: float = 0.0,
     ):  # fmt: skip
         super().__init__()
+        if slot_width is not None and expansion is not None:
+            raise ValueError(f"slot_width or expansion, not both: got {slot_width} and {expansion}")
+        expansion = 1 if expansion is None else expansion
+        check_sizes(d_model=d_model, num_slots=num_slots, expansion=expansion)
         slot_width = expansion * d_model if slot_width is None else slot_width
-        _check_sizes(d_model=d_model, num_slots=num_slots, slot_width=slot_width)
-        for name, value in (("temperature", temperature), ("eps", eps)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        check_sizes(slot_width=slot_width)
+        check_positive(temperature=temperature, eps=eps)
         for name, value in (("router_noise", router_noise), ("balance", balance)):
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-        if top_k is not None and not 1 <= top_k <= num_slots:
-            raise ValueError(f"top_k must be None or lie in [1, num_slots = {num_slots}], got {top_k}")
+            if not (_is_number(value) and 0 <= value < math.inf):
+                raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+        if top_k is not None and not (_is_size(top_k) and top_k <= num_slots):
+            raise ValueError(f"top_k must be None or lie in [1, num_slots = {num_slots}], got {top_k!r}")
+        if not isinstance(gate, bool):
+            raise ValueError(f"gate must be True or False, got {gate!r}")
         fast.checks.one_of("rates", rates, ("token", "slot"))
         fast.checks.one_of("backend", backend, fast.DENSE_BACKENDS if top_k is None else fast.SPARSE_BACKENDS)
         self.d_model, self.num_slots, self.slot_width = d_model, num_slots, slot_width
@@ -205,8 +221,9 @@ class Mamba2(RecurrentMixer):
         num_groups: int = 1, conv: int = 4, eps: float = 1e-6,
     ):  # fmt: skip
         super().__init__()
-        _check_sizes(d_model=d_model, state_width=state_width, head_width=head_width, expansion=expansion)
-        _check_sizes(num_groups=num_groups)
+        check_sizes(d_model=d_model, state_width=state_width, head_width=head_width, expansion=expansion)
+        check_sizes(num_groups=num_groups)
+        check_positive(eps=eps)
         inner = expansion * d_model
         if inner % head_width:
             raise ValueError(f"head_width must divide expansion * d_model = {inner}, got {head_width}")
@@ -255,7 +272,7 @@ class Attention(nn.Module):
 
     def __init__(self, d_model: int, num_heads: int = 4):
         super().__init__()
-        _check_sizes(d_model=d_model, num_heads=num_heads)
+        check_sizes(d_model=d_model, num_heads=num_heads)
         if d_model % (2 * num_heads):
             raise ValueError(f"num_heads must cut d_model = {d_model} into heads of even width, got {num_heads}")
         self.d_model, self.num_heads, self.head_width = d_model, num_heads, d_model // num_heads
@@ -263,34 +280,51 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(d_model, d_model, bias=False)
 
     def forward(self, x: Tensor, state: Cache | None = None) -> tuple[Tensor, Cache]:
-        state = self.initial_state(len(x)) if state is None else state
-        _check_input(x, self.d_model, state.batch_size)
-        q, k, v = self.in_proj(x).unflatten(-1, (3, self.num_heads, self.head_width)).unbind(-3)
-        y, state = cached_attention(q, k, v, state)
-        return self.out_proj(y.flatten(-2)), state
+        return self._attend(cached_attention, x, state)
 
     @torch.no_grad()
     def step_(self, x: Tensor, state: Cache) -> tuple[Tensor, Cache]:
-        return self(x, state)
+        _check_one_token(x)
+        return self._attend(cached_attention_, x, state)
 
     def initial_state(self, batch_size: int) -> Cache:
         w = self.in_proj.weight
-        return Cache.empty(batch_size, self.num_heads, self.head_width, dtype=w.dtype, device=w.device)
+        return empty_cache(batch_size, self.num_heads, self.head_width, dtype=w.dtype, device=w.device)
 
     def state_bytes(self, batch_size: int = 1, position: int = 0) -> int:
         """Bytes of the keys and values of `position` tokens (a cache may have room for up to twice as many)."""
         return 2 * batch_size * position * self.d_model * self.in_proj.weight.element_size()
 
+    def _attend(self, attend: Callable, x: Tensor, state: Cache | None) -> tuple[Tensor, Cache]:
+        state = self._checked(x, state)
+        q, k, v = self.in_proj(x).unflatten(-1, (3, self.num_heads, self.head_width)).unbind(-3)
+        y, state = attend(q, k, v, state)
+        return self.out_proj(y.flatten(-2)), state
+
+    def _checked(self, x: Tensor, state: Cache | None) -> Cache:
+        _check_input(x, self.d_model)
+        if state is None:
+            return self.initial_state(x.shape[0])
+        kept, length = _pair(state, (int, torch.SymInt), "keys and values, and their number")
+        room = kept.shape[3] if kept.ndim == 5 else 0
+        _check_state(kept.shape, (2, x.shape[0], self.num_heads, room, self.head_width), batch=1)
+        if not 0 <= length <= room:
+            raise ValueError(f"state has room for {room} tokens, but is said to hold {length}")
+        return kept, length
+
 
 class ShortConvolution(nn.Module):
-    """y_t = sum_j w_j * x_{t - width + 1 + j}: causal, one filter per channel. Width 0 leaves x alone."""
+    """y_t = sum_j w_j * x_{t - width + 1 + j}: causal, one filter per channel. Width 0: no weight, and x as it is."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
-        if width < 0:
-            raise ValueError(f"conv must be a width, or 0 for none, got {width}")
-        self.channels, self.width = channels, width
-        self.weight = nn.Parameter(torch.empty(channels, width).uniform_(-1, 1) / max(width, 1) ** 0.5)
+        if not (_is_size(width) or width == 0):
+            raise ValueError(f"conv must be a width, or 0 for none, got {width!r}")
+        self.width = width
+        self.tail_shape = (max(width - 1, 0), channels)
+        # None, not a weight without numbers: distributed training waits for a gradient of every parameter.
+        weight = nn.Parameter(torch.empty(channels, width).uniform_(-1, 1) / width**0.5) if width else None
+        self.register_parameter("weight", weight)
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, channels] after tail [B, width - 1, channels], the inputs before it -> y, the next tail."""
@@ -299,8 +333,11 @@ class ShortConvolution(nn.Module):
         x = torch.cat([tail, x], 1)
         return _Convolve.apply(x, self.weight), x[:, x.shape[1] - tail.shape[1] :]
 
-    def initial_tail(self, batch_size: int) -> Tensor:
-        return self.weight.new_zeros(batch_size, max(self.width - 1, 0), self.channels)
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest) -> None:
+        stored = state_dict.get(f"{prefix}weight")
+        if not self.width and stored is not None and not stored.numel():
+            del state_dict[f"{prefix}weight"]  # in checkpoints made when no convolution was a weight without numbers
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class _Convolve(torch.autograd.Function):
@@ -377,14 +414,54 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
+        if not _is_size(value):
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if value >= 2**31:
+            raise ValueError(f"{name} must be below 2**31, got {value}")
 
 
-def _check_input(x: Tensor, d_model: int, batch_size: int) -> None:
+def check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (_is_number(value) and 0 < value < math.inf):
+            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_input(x: Tensor, d_model: int) -> None:
     if x.ndim != 3 or x.shape[-1] != d_model:
         raise ValueError(f"x needs shape [B, T, {d_model}], got {[*x.shape]}")
-    if len(x) != batch_size:
-        raise ValueError(f"state holds a batch of {batch_size}, but x has {len(x)}")
+
+
+def _check_one_token(x: Tensor) -> None:
+    if x.ndim == 3 and x.shape[1] != 1:
+        raise ValueError(f"step_ takes one token, x [B, 1, d_model], got {[*x.shape]}")
+
+
+def _pair(state: tuple, second: type | tuple[type, ...], what: str) -> tuple:
+    """The state as a pair of a tensor and something of the second type, or a TypeError."""
+    pair = isinstance(state, (tuple, list)) and len(state) == 2
+    if not (pair and isinstance(state[0], Tensor) and isinstance(state[1], second)):
+        raise TypeError(f"state must be the pair that this mixer returned, {what}, got {_described(state)}")
+    return tuple(state)
+
+
+def _described(state: object) -> str:
+    name = type(state).__name__
+    return f"a {name} of {', '.join(type(v).__name__ for v in state)}" if isinstance(state, (tuple, list)) else name
+
+
+def _check_state(got: tuple[int, ...], needs: tuple[int, ...], batch: int = 0) -> None:
+    """Two shapes that must be the same; `batch` says where the size of the batch stands."""
+    if len(got) == len(needs) and got[batch] != needs[batch]:
+        raise ValueError(f"state holds a batch of {got[batch]}, but x has {needs[batch]}")
+    if got != needs:
+        raise ValueError(f"state needs a tensor of shape {[*needs]} here, got {[*got]}")

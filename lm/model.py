@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.layers import Attention, FactorizationMemory, Mamba2
+from lm.layers import Attention, FactorizationMemory, Mamba2, check_positive, check_sizes
 
 DOCUMENT_MARK = 256  # the token between documents, after the 256 bytes
 VOCABULARY = 257
@@ -19,51 +19,88 @@ VOCABULARY = 257
 MLP_WIDTH = {"fm": 160, "fm-sparse": 160, "mamba2": 144, "transformer": 256}
 
 
+_SLOTTED = {
+    "expansion": 2, "conv": 4, "num_slots": 32, "temperature": 1.0, "rates": "token", "gate": True,
+    "router_noise": 0.0, "balance": 0.0, "backend": "auto",
+}  # fmt: skip
+# What each mixer has besides the sizes that all have, with its default.
+OPTIONS: dict[str, dict] = {
+    "fm": _SLOTTED,
+    "fm-sparse": {**_SLOTTED, "top_k": None},
+    "mamba2": {"expansion": 2, "conv": 4, "head_width": 32, "state_width": 32},
+    "transformer": {"head_width": 32},
+}
+
+
+def mixers_with(option: str) -> tuple[str, ...]:
+    """The mixers that have an option of Config: all have one that OPTIONS does not name.
+
+    >>> mixers_with("top_k"), mixers_with("d_model")
+    (('fm-sparse',), ('fm', 'fm-sparse', 'mamba2', 'transformer'))
+    """
+    return tuple(mixer for mixer, options in OPTIONS.items() if option in options) or tuple(OPTIONS)
+
+
 @dataclass(frozen=True)
 class Config:
-    """All sizes of a model; `dataclasses.asdict` of it is JSON and `Config(**json)` comes back equal."""
+    """All sizes of a model; `dataclasses.asdict` of it is JSON and `Config(**json)` comes back equal.
 
-    mixer: str = "fm-sparse"  # "fm", "fm-sparse", "mamba2" or "transformer"
+    An option that the mixer has and that is not given gets its default from OPTIONS; one that the mixer does not have
+    is None, and refused where it is given.
+    """
+
+    mixer: str = "fm-sparse"  # a name in OPTIONS
     d_model: int = 128
     num_layers: int = 4
     mlp_width: int | None = None  # None: from MLP_WIDTH, in proportion to d_model
-    expansion: int = 2  # slot width (fm) or inner width (mamba2) over d_model
-    conv: int = 4  # width of the short convolution, 0 for none (fm, mamba2)
-    num_slots: int = 32  # fm
-    top_k: int = 8  # fm-sparse
-    temperature: float = 1.0  # fm
-    rates: str = "token"  # fm
-    gate: bool = True  # fm
-    router_noise: float = 0.0  # fm, in training: of the router's logits, a standard deviation
-    balance: float = 0.0  # fm, in training: weight of a loss that evens out the use of slots
-    backend: str = "auto"  # fm
-    head_width: int = 32  # mamba2, transformer
-    state_width: int = 32  # mamba2
+    expansion: int | None = None  # slot width (fm) or inner width (mamba2) over d_model
+    conv: int | None = None  # width of the short convolution, 0 for none
+    num_slots: int | None = None
+    top_k: int | None = None  # None: a quarter of the slots
+    temperature: float | None = None
+    rates: str | None = None
+    gate: bool | None = None
+    router_noise: float | None = None  # in training: of the router's logits, a standard deviation
+    balance: float | None = None  # in training: weight of a loss that evens out the use of slots
+    backend: str | None = None
+    head_width: int | None = None
+    state_width: int | None = None
     eps: float = 1e-6
 
     def __post_init__(self):
-        if self.mixer not in MLP_WIDTH:
-            raise ValueError(f"mixer must be one of {', '.join(MLP_WIDTH)}, got {self.mixer!r}")
+        if self.mixer not in tuple(OPTIONS):
+            raise ValueError(f"mixer must be one of {', '.join(OPTIONS)}, got {self.mixer!r}")
+        for name in (name for options in OPTIONS.values() for name in options):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, OPTIONS[self.mixer].get(name))
+            elif name not in OPTIONS[self.mixer]:
+                having = " or ".join(mixers_with(name))
+                raise ValueError(f"{name} is an option of {having}, not of {self.mixer}, got {getattr(self, name)!r}")
+        check_sizes(d_model=self.d_model, num_layers=self.num_layers)
+        checked_here = OPTIONS[self.mixer].keys() & {"num_slots", "head_width"}  # the layers check the others
+        check_sizes(**{name: getattr(self, name) for name in checked_here})
+        check_positive(eps=self.eps)
         if self.mlp_width is None:
             object.__setattr__(self, "mlp_width", MLP_WIDTH[self.mixer] * self.d_model // 128)
-        for name in ("d_model", "num_layers", "mlp_width", "head_width"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        check_sizes(mlp_width=self.mlp_width)
+        if self.mixer == "fm-sparse" and self.top_k is None:
+            object.__setattr__(self, "top_k", max(1, self.num_slots // 4))
         if self.mixer == "transformer" and self.d_model % self.head_width:
             raise ValueError(f"head_width must divide d_model = {self.d_model}, got {self.head_width}")
+        if self.mixer == "transformer" and self.head_width % 2:
+            raise ValueError(f"head_width must be even for a transformer, got {self.head_width}")
+
+    @classmethod
+    def lenient(cls, mixer: str, **fields: object) -> "Config":
+        """A Config of those options that the mixer has: for sizes that serve several, and for records that hold all."""
+        lacks = {name for options in OPTIONS.values() for name in options} - OPTIONS.get(mixer, {}).keys()
+        return cls(mixer, **{name: value for name, value in fields.items() if name not in lacks})
 
     def make_mixer(self) -> nn.Module:
         if self.mixer == "transformer":
             return Attention(self.d_model, self.d_model // self.head_width)
-        common = {"expansion": self.expansion, "conv": self.conv, "eps": self.eps}
-        if self.mixer == "mamba2":
-            return Mamba2(self.d_model, self.state_width, self.head_width, **common)
-        return FactorizationMemory(
-            self.d_model, self.num_slots, temperature=self.temperature, rates=self.rates, gate=self.gate,
-            top_k=self.top_k if self.mixer == "fm-sparse" else None, backend=self.backend,
-            router_noise=self.router_noise, balance=self.balance, **common,
-        )  # fmt: skip
+        options = {name: getattr(self, name) for name in OPTIONS[self.mixer]}
+        return (Mamba2 if self.mixer == "mamba2" else FactorizationMemory)(self.d_model, **options, eps=self.eps)
 
 
 class Activity(NamedTuple):

@@ -57,6 +57,12 @@ class Settings:
         for name in ("steps", "batch", "length", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip", "weight_decay"):
+            if getattr(self, name) >= 1e30:
+                raise ValueError(f"{name} must be below 1e30, got {getattr(self, name)}")
+        for name, bits in (("batch", 31), ("seed", 63)):
+            if getattr(self, name) >= 2**bits:
+                raise ValueError(f"{name} must be below 2**{bits}, got {getattr(self, name)}")
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")

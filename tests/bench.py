@@ -180,7 +180,7 @@ def training_rows(repeats: int) -> list[dict]:
 
 def training_step(mixer: str, windows: Tensor, **sizes: int) -> Callable[[], object]:
     torch.manual_seed(SEED)
-    model, settings = LanguageModel(Config(mixer=mixer, **sizes)), Settings()
+    model, settings = LanguageModel(Config.lenient(mixer, **sizes)), Settings()
     optimizer = optimizer_for(model, settings)
     return lambda: update(model, optimizer, windows, settings.clip)
 

@@ -36,6 +36,7 @@ TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/test_triton_spar
 GROUPED, PAIRS = "fast/sparse.py", f"{PARITY}[sparse-grouped]"
 PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-grouped]"
 LAYERS, LAYER_TESTS, PUBLISHED = "lm/layers.py", "tests/test_layers.py", "tests/test_published.py"
+MODEL_TESTS = "tests/test_model.py"
 
 
 class Fault(NamedTuple):
@@ -364,6 +365,37 @@ FAULTS = [
         ("router: last slots unused not counted", "bincount(minlength=num_slots)", "bincount()"),
     ),
     *planted(
+        LAYERS,
+        f"{LAYER_TESTS}::test_it_trains_distributed {LAYER_TESTS}::test_weights_stored_with_an_empty_convolution_load",
+        ("layer: a weight without numbers", "/ width**0.5) if width else None", "/ max(width, 1) ** 0.5)"),
+        ("layer: an old empty weight is unexpected", "if not self.width and stored is not None", "if False"),
+        ("layer: any weight of no convolution is dropped", " and not stored.numel():", ":"),
+    ),
+    *planted(
+        LAYERS,
+        f"{LAYER_TESTS}::test_a_state_of_another_shape_or_kind_is_refused {LAYER_TESTS}::test_a_step_takes_one_token",
+        ("layer: a tail of any length", "((memory, self.memory_shape), (tail, self.conv.tail_shape))",
+         "((memory, self.memory_shape),)"),
+        ("layer: a step of many tokens", "if x.ndim == 3 and x.shape[1] != 1:", "if False:"),
+    ),
+    *planted(
+        "fast/attention.py", "tests/test_attention.py",
+        ("cache: a call appends in place", "(q, k, v, cache, _append)", "(q, k, v, cache, _append_)"),
+        ("cache: no room is kept", "2 * end, more.shape[4]", "end, more.shape[4]"),
+        ("cache: room is taken for tokens", "keys, values = kept[:, :, :, : past + T]", "keys, values = kept"),
+    ),
+    *planted(
+        "lm/model.py",
+        f"{MODEL_TESTS}::test_an_option_that_the_mixer_lacks_is_refused "
+        f"{MODEL_TESTS}::test_a_sparse_model_keeps_a_quarter_of_its_slots_where_nothing_else_is_said",
+        ("config: an option too many is ignored", "elif name not in OPTIONS[self.mixer]:", "elif False:"),
+        ("config: eight slots, however few there are", "max(1, self.num_slots // 4)", "8"),
+    ),
+    *planted(
+        "fast/mamba2.py", f"{LAYER_TESTS}::test_no_rows_and_no_tokens",
+        ("mamba2: no rows leave a size open", "view(batch * n, G, N, H // G * P)", "view(batch * n, G, N, -1)"),
+    ),
+    *planted(
         CHECKS, ERRORS,
         ("last slot refused", "(slots >= num_slots)", "(slots >= num_slots - 1)"),
         ("slot out of range accepted", "(slots >= num_slots)", "(slots > num_slots)"),
@@ -608,6 +640,7 @@ FAULTS = [
         ("publish: measured before it is rounded",
          "        model.load_state_dict(weights)\n        record =", "        record ="),
         ("publish: weights kept whole", "v.half() for", "v for"),
+        ("find: a folder hides a model", "if run in names:", "if run in names and not Path(run).exists():"),
         ("publish: what is there stays",
          "            remove(final)\n        os.replace", "            return final\n        os.replace"),
     ),
@@ -647,6 +680,7 @@ FAULTS = [
     *planted(
         "lm/command_line.py", PUBLISHED,
         ("publish: a model keeps to its own Python", " and path.parent != checkpoint.PUBLISHED", ""),
+        ("publish: any LICENSE beside the package", 'if (root / "pyproject.toml").is_file():', "if True:"),
     ),
     *planted(
         "lm/evaluate.py", "tests/test_evaluate.py",

@@ -50,7 +50,7 @@ def measure(change: dict) -> dict:
     """Bits per byte on the validation split, by position, after a short run with one change."""
     settings = {name: value for name, value in change.items() if name in asdict(Settings())}
     corpus = read_corpus()
-    config = Config(**{**BASE, **{name: v for name, v in change.items() if name not in settings}})
+    config = Config.lenient(**{**BASE, **{name: v for name, v in change.items() if name not in settings}})
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         model = train(config, Settings(steps=STEPS, evaluate_every=STEPS, **settings), corpus, folder, quiet=True)

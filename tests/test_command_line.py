@@ -1,5 +1,6 @@
 """The command line: what it makes, what its help says, and that every error is one line and a code."""
 
+import io
 import json
 import os
 import signal
@@ -140,7 +141,7 @@ def test_help_names_every_option(capsys):
 
 
 def test_every_field_of_the_config_has_an_option():
-    with_options = {field for field, *_ in command_line.MODEL_OPTIONS.values()} | {"gate"}
+    with_options = {field for field, _ in command_line.MODEL_OPTIONS.values()} | {"gate"}
     assert set(command_line._fields(Config)) - with_options == {"eps"}
 
 
@@ -156,13 +157,29 @@ def test_every_field_of_the_config_has_an_option():
         (["train", "--mixer", "transformer", "--slots", "4"], "--slots is for --mixer fm or fm-sparse"),
         (["train", "--mixer", "fm", "--top-k", "4"], "--top-k is for --mixer fm-sparse, not for fm"),
         (["train", "--mixer", "mamba2", "--no-gate"], "--no-gate is for"),
-        (["train", "--slots", "4", "--top-k", "5"], "lie in [1, num_slots = 4], got 5"),
-        (["train", "--tau", "0"], "temperature must be positive"),
+        (["train", "--slots", "4", "--top-k", "5"], "--top-k must be None or lie in [1, --slots = 4], got 5"),
+        (["train", "--tau", "0"], "--tau must be positive and finite, got 0.0"),
         (["train", "--mixer", "fm", "--backend", "grouped"], "backend must be one of 'auto', 'chunked', 'triton', got"),
         (["train", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["train", "--steps", "0"], "steps must be at least 1, got 0"),
         (["train", "--lr", "nan"], "lr must be greater than 0, got nan"),
-        (["train", "--device", "abacus"], "--device abacus: "),
+        (["train", "--device", "abacus"], "--device abacus cannot be used here: "),
+        (["train", "--device", "meta"], "--device meta cannot be used here: "),
+        (["train", "--mixer", "mamba2", "--balance", "0"], "--balance is for --mixer fm or fm-sparse, not for mamba2"),
+        (["train", "--mixer", "transformer", "--head-width", "3"], "--head-width must divide --width = 128, got 3"),
+        (["train", "--width", "1" + 23 * "0"], "--width must be below 2**31, got 1000"),
+        (["train", "--width", "1000000000"], "no model can be so large: "),
+        (["train", "--seed", str(2**63)], "seed must be below 2**63, got 9223372036854775808"),
+        (["train", "--lr", "1e300"], "lr must be below 1e30, got 1e+300"),
+        (["demo", "--seed", str(2**63)], "seed must be below 2**63, got 9223372036854775808"),
+        (["generate", "--seed", str(2**63)], "seed must lie in [0, 2**63), got 9223372036854775808"),
+        (["generate", "--seed", "-1"], "seed must lie in [0, 2**63), got -1"),
+        (["generate", "--temperature", "-1"], "temperature must not be negative, got -1.0"),
+        (["generate", "--device", "meta"], "--device meta cannot be used here: "),
+        (["generate", "nothing"], "makes one); models that come along: fm, "),
+        (["evaluate", "fm", "mamba2", "fm"], "fm is named twice"),
+        (["publish", "fm", "a/b"], "NAME must be the name of a folder, without a path and no dot first, got a/b"),
+        (["publish", "fm", ".b"], "NAME must be the name of a folder, without a path and no dot first, got .b"),
         (["evaluate", "/nowhere"], "/nowhere: no checkpoint there"),
         (["evaluate", "x", "--context", "0"], "argument --context: must be at least 1, got 0"),
         (["generate", "/nowhere"], "/nowhere: no checkpoint there"),
@@ -181,6 +198,52 @@ def test_user_errors_are_one_line(capsys, tmp_path, monkeypatch, arguments, mess
     code, said = fails(capsys, *arguments)
     assert code == 2 and message in said
     assert not list(tmp_path.iterdir())
+
+
+def test_slots_alone_are_enough(text, tmp_path):
+    """The default number of slots a token uses goes with them."""
+    out = str(tmp_path)
+    assert command_line.main(["train", *SMALL, "--slots", "4", "--text", text, "--out", out]) == 0
+    config = read_record(latest(out))["config"]
+    assert (config["num_slots"], config["top_k"]) == (4, 1)
+
+
+def test_the_parameters_said_are_those_of_the_model(runs, text, tmp_path, capsys):
+    options = [*SMALL, *HEADS, "--mixer", "transformer", "--layers", "3", "--steps", "1"]
+    assert command_line.main(["train", *options, "--text", text, "--out", str(tmp_path)]) == 0
+    model = checkpoint.read_model(latest(tmp_path))
+    assert f"transformer, {model.num_parameters():,} parameters," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", ["reconfigure", "stdout", "stderr", "both"])
+def test_any_output_will_do(runs, monkeypatch, missing):
+    """A notebook's streams have no reconfigure, and a program may be started with its streams closed."""
+    monkeypatch.setattr(sys, "stdout", None if missing in ("stdout", "both") else io.StringIO())
+    monkeypatch.setattr(sys, "stderr", None if missing in ("stderr", "both") else io.StringIO())
+    given = sys.stdout, sys.stderr
+    assert command_line.main(["generate", str(runs / "fm-sparse"), "--prompt", "the", "--length", "5"]) == 0
+    assert command_line.main(["generate", "/nowhere"]) == 2
+    if given[0]:
+        assert given[0].getvalue().startswith("the") and "no checkpoint" not in given[0].getvalue()
+    if given[1]:
+        assert "5 tokens" in given[1].getvalue() and "/nowhere: no checkpoint there" in given[1].getvalue()
+
+
+def test_where_nothing_can_be_written_is_said_before_the_measuring(runs, tmp_path, monkeypatch, capsys):
+    def went_on(*_, **__):
+        raise AssertionError("the command went on")
+
+    monkeypatch.setattr(command_line, "loss_sums", went_on)
+    (tmp_path / "file").write_text("x")
+    for command in (["evaluate", runs / "fm-sparse", "--out"], ["publish", runs / "fm-sparse", "--folder"]):
+        code, said = fails(capsys, *command, tmp_path / "file" / "below", "--context", "16")
+        assert code == 2 and "Not a directory" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="this system does not say how much memory it has")
+def test_a_model_that_does_not_fit_the_memory_is_refused(capsys):
+    code, said = fails(capsys, "train", "--layers", "100000000")
+    assert code == 2 and "parameters takes 265,0" in said and "GB of memory, this machine has" in said
 
 
 def test_a_backend_that_cannot_run_says_why(capsys, monkeypatch):
@@ -323,7 +386,7 @@ def test_demo_runs_twice_and_says_what_it_measured(text, tmp_path, monkeypatch, 
         assert command_line.main(["train", "--mixer", mixer, *SMALL, *options, "--text", text, "--out", run]) == 0
         assert command_line.main(["publish", run, "--context", "32", *where]) == 0
     sizes = {"d_model": 16, "num_layers": 2, "num_slots": 4, "top_k": 2}
-    monkeypatch.setattr(demo, "Config", lambda mixer: Config(mixer=mixer, **sizes))
+    monkeypatch.setattr(demo, "Config", lambda mixer: Config.lenient(mixer, **sizes))
     monkeypatch.setattr(demo, "SHAPE", {"B": 1, "T": 20, "M": 6, "K": 2, "D": 8})
     monkeypatch.setattr(demo, "TIMES_LONGER", 1)
     out = tmp_path / "out"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import reference
 from lm.layers import Attention, FactorizationMemory, Mamba2, ShortConvolution, balance_loss, top_slots
@@ -42,7 +43,9 @@ def some_input(batch=2, T=23, dtype=torch.float64, seed=1):
 
 
 def tensors(state):
-    return (state.keys, state.values) if hasattr(state, "keys") else tuple(state)
+    """What counts of a state: memory and tail, or the keys and values of its tokens without the room behind them."""
+    first, second = state
+    return tuple(first[:, :, :, :second]) if isinstance(second, int) else (first, second)
 
 
 def assert_close(got, want, tolerance=1e-12):
@@ -77,9 +80,9 @@ def test_the_layer_is_its_equations(name):
     layer, x = make(name), some_input().requires_grad_()
     got, want = layer(x), formula(layer, x)
     assert_close(got[0], want[0])
-    assert_close(got[1].memory, want[1])
-    inputs = [x, *(p for p in layer.parameters() if p.numel())]
-    gots = torch.autograd.grad(got[0].square().sum() + got[1].memory.sum(), inputs)
+    assert_close(got[1][0], want[1])
+    inputs = [x, *layer.parameters()]
+    gots = torch.autograd.grad(got[0].square().sum() + got[1][0].sum(), inputs)
     wants = torch.autograd.grad(want[0].square().sum() + want[1].sum(), inputs)
     for g, w in zip(gots, wants, strict=True):
         assert_close(g, w, 1e-11)
@@ -135,7 +138,7 @@ def test_step_works_inside_the_state(name):
     mixer, x = make(name), some_input()
     _, state = mixer(x)
     _, after = mixer.step_(x[:, :1], state)
-    assert after.memory.data_ptr() == state.memory.data_ptr()
+    assert after[0].data_ptr() == state[0].data_ptr()
 
 
 @pytest.mark.parametrize("name", MIXERS)
@@ -176,7 +179,7 @@ def test_low_precision_parameters(name):
     y, state = mixer(x)
     assert y.dtype == torch.bfloat16
     if name != "attention":
-        assert state.memory.dtype == torch.float32
+        assert state[0].dtype == torch.float32
     assert_close(y.double(), mixer.double()(x.double())[0], 5e-2)
 
 
@@ -224,9 +227,130 @@ def test_routing_is_what_the_plots_expect(name):
         assert (kept.amin(-1) >= rest.amax(-1)).all()
 
 
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("batch, T", [(0, 5), (0, 1), (2, 0), (0, 0)])
+def test_no_rows_and_no_tokens(name, batch, T):
+    """Forward, backward, and on from a state: nothing comes out, the state stays, no parameter moves."""
+    mixer, x = make(name), some_input(batch, T).requires_grad_()
+    _, start = mixer(some_input(batch, 3))
+    y, end = mixer(x, start)
+    assert y.shape == x.shape
+    if not T:
+        for got, want in zip(tensors(end), tensors(start), strict=True):
+            assert torch.equal(got, want)
+    y, _ = mixer(x)
+    gradients = torch.autograd.grad(y.sum(), [x, *mixer.parameters()])
+    assert not any(gradient.any() for gradient in gradients)
+    with torch.no_grad():
+        assert mixer(x, start)[0].shape == x.shape
+    if T == 1:
+        assert mixer.step_(x, start)[0].shape == x.shape
+
+
+@pytest.fixture(scope="module")
+def process_group(tmp_path_factory):
+    """One process, by the library that several on CPUs use."""
+    meeting = tmp_path_factory.mktemp("processes") / "meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting.as_uri(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+@pytest.mark.parametrize("name", MIXERS)
+def test_it_trains_distributed(name, process_group):
+    """DistributedDataParallel refuses the second step if any parameter had no gradient in the first."""
+    mixer, x = make(name), some_input()
+    distributed = torch.nn.parallel.DistributedDataParallel(mixer)
+    for _ in range(2):
+        mixer.zero_grad()
+        distributed(x)[0].square().sum().backward()
+    gots = [p.grad.clone() for p in mixer.parameters()]
+    wants = torch.autograd.grad(mixer(x)[0].square().sum(), list(mixer.parameters()))
+    for got, want in zip(gots, wants, strict=True):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("name", ["dense", "mamba2, no convolution", "gated"])
+def test_weights_stored_with_an_empty_convolution_load(name):
+    """As they were once stored; a weight that has numbers is refused where there is no convolution, and the reverse."""
+    mixer = make(name)
+    weights, channels = mixer.state_dict(), mixer.conv.tail_shape[1]
+    before = {**weights, "conv.weight": torch.zeros(channels, 0)}
+    if mixer.conv.width:
+        with pytest.raises(RuntimeError, match=r"size mismatch for conv.weight"):
+            mixer.load_state_dict(before)
+        return
+    assert "conv.weight" not in weights
+    fresh = MIXERS[name]().double()
+    fresh.load_state_dict(before)
+    assert before.keys() - weights.keys() == {"conv.weight"}  # what the caller passed stays as it was
+    assert all(torch.equal(value, weights[key]) for key, value in fresh.state_dict().items())
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"conv.weight\""):
+        fresh.load_state_dict({**weights, "conv.weight": torch.zeros(channels, 2)})
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_state_survives_saving(name, tmp_path):
+    """With torch's defaults, which load plain data alone; and the text goes on from it by calls and by steps."""
+    mixer, x = make(name), some_input()
+    _, kept = mixer(x[:, :20])
+    _, spent = mixer.step_(x[:, 20:21], mixer(x[:, :20])[1])
+    torch.save((kept, spent), tmp_path / "states.pt")
+    kept, spent = torch.load(tmp_path / "states.pt")
+    want = mixer(x)[0]
+    assert_close(mixer(x[:, 20:], kept)[0], want[:, 20:])
+    assert_close(mixer.step_(x[:, 21:22], spent)[0], want[:, 21:22])
+
+
+BATCH = torch.export.Dim("batch")
+
+
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("with_state", [False, True], ids=["from the start", "from a state"])
+def test_it_is_exported_for_any_batch(name, with_state, tmp_path):
+    mixer = make(name)
+
+    def arguments(batch):
+        with torch.no_grad():
+            return (some_input(batch), mixer(some_input(batch, 4))[1])[: 1 + with_state]
+
+    of_state = ({1: BATCH}, None) if name == "attention" else ({0: BATCH}, {0: BATCH})
+    program = torch.export.export(mixer, arguments(3), dynamic_shapes=({0: BATCH}, of_state)[: 1 + with_state])
+    torch.export.save(program, tmp_path / "mixer.pt2")
+    run = torch.export.load(tmp_path / "mixer.pt2").module()
+    for batch in (1, 2, 5):
+        (got, got_state), (want, want_state) = run(*arguments(batch)), mixer(*arguments(batch))
+        assert_close(got, want)
+        for a, b in zip(tensors(got_state), tensors(want_state), strict=True):
+            assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:.*Function.* should not be instantiated:DeprecationWarning")  # torch's own doing
+@pytest.mark.parametrize("name", ["dense", "sparse, rates per slot", "mamba2, no convolution", "attention"])
+def test_it_is_compiled_once_for_any_batch(name):
+    """In one graph, forward and backward, from a state; the backend traces all and generates no code."""
+    torch.compiler.reset()
+    mixer, traced = make(name), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(mixer, backend=traced, dynamic=True, fullgraph=True)
+    graphs = []
+    for batch in (9, 2, 5):  # 9 is no other size: torch takes equal sizes for the same
+        with torch.no_grad():
+            _, state = mixer(some_input(batch, 4))
+        x, results = some_input(batch, 11).requires_grad_(), []
+        for run in (compiled, mixer):
+            y, end = run(x, state)
+            loss = y.square().sum() + sum(v.square().sum() for v in tensors(end))
+            results.append(torch.autograd.grad(loss, [x, *mixer.parameters()]))
+        for got, want in zip(*results, strict=True):
+            assert_close(got, want)
+        graphs.append(traced.frame_count)
+    assert graphs == graphs[:1] * 3
+
+
 def test_the_plain_layer_has_nothing_but_the_equations():
     layer = FactorizationMemory(WIDTH, 5)
-    shapes = {name: [*p.shape] for name, p in layer.named_parameters() if p.numel()}
+    shapes = {name: [*p.shape] for name, p in layer.named_parameters()}
     assert shapes == {
         "in_proj.weight": [WIDTH + 5 + 1 + 1, WIDTH],
         "rate_bias": [2, 1],
@@ -248,16 +372,29 @@ def test_convolution_passes_gradcheck():
         (lambda: FactorizationMemory(8, 4, top_k=0), "top_k must .* got 0"),
         (lambda: FactorizationMemory(8, 0), "num_slots must be a positive integer, got 0"),
         (lambda: FactorizationMemory(0), "d_model must be a positive integer, got 0"),
+        (lambda: FactorizationMemory(True), "d_model must be a positive integer, got True"),
+        (lambda: FactorizationMemory(2**31), "d_model must be below 2.*31, got 2147483648"),
+        (lambda: FactorizationMemory(8, 4, 6, expansion=2), "slot_width or expansion, not both: got 6 and 2"),
+        (lambda: FactorizationMemory(8, 4, expansion=1.5), "expansion must be a positive integer, got 1.5"),
+        (lambda: FactorizationMemory(8, 4, top_k=1.5), "top_k must .* got 1.5"),
+        (lambda: FactorizationMemory(8, 4, gate="no"), "gate must be True or False, got 'no'"),
+        (lambda: FactorizationMemory(8, 4, temperature="1"), "temperature must be positive and finite, got '1'"),
+        (lambda: FactorizationMemory(8, 4, balance=math.inf), "balance must be finite and not negative, got inf"),
+        (lambda: FactorizationMemory(8, 4, conv=1.5), "conv must be a width, or 0 for none, got 1.5"),
+        (lambda: Mamba2(8, 4, 4, eps=0), "eps must be positive and finite, got 0"),
         (lambda: FactorizationMemory(8, 4, 2.5), "slot_width must be a positive integer, got 2.5"),
-        (lambda: FactorizationMemory(8, 4, temperature=0), "temperature must be positive, got 0"),
-        (lambda: FactorizationMemory(8, 4, temperature=math.nan), "temperature must be positive, got nan"),
-        (lambda: FactorizationMemory(8, 4, router_noise=-1.0), "router_noise must not be negative, got -1.0"),
-        (lambda: FactorizationMemory(8, 4, balance=math.nan), "balance must not be negative, got nan"),
+        (lambda: FactorizationMemory(8, 4, temperature=0), "temperature must be positive and finite, got 0"),
+        (lambda: FactorizationMemory(8, 4, temperature=math.nan), "temperature must be positive and finite, got nan"),
+        (
+            lambda: FactorizationMemory(8, 4, router_noise=-1.0),
+            "router_noise must be finite and not negative, got -1.0",
+        ),
+        (lambda: FactorizationMemory(8, 4, balance=math.nan), "balance must be finite and not negative, got nan"),
         (lambda: FactorizationMemory(8, 4, rates="head"), "rates must be one of 'token', 'slot', got 'head'"),
         (lambda: FactorizationMemory(8, 4, backend="grouped"), "backend must be one of 'auto', 'chu.*, got 'grouped'"),
         (lambda: FactorizationMemory(8, 4, top_k=2, backend="abc"), "backend must be one of 'auto', 'gr.*, got 'abc'"),
         (lambda: FactorizationMemory(8, 4, conv=-1), "conv must be a width, or 0 for none, got -1"),
-        (lambda: FactorizationMemory(8, 4, eps=0.0), "eps must be positive, got 0.0"),
+        (lambda: FactorizationMemory(8, 4, eps=0.0), "eps must be positive and finite, got 0.0"),
         (lambda: FactorizationMemory(8, 4)(torch.zeros(1, 2, 7)), r"x needs shape \[B, T, 8\], got \[1, 2, 7\]"),
         (lambda: Mamba2(8, 4, 3), "head_width must divide expansion . d_model = 16, got 3"),
         (lambda: Mamba2(8, 4, 4, num_groups=3), "num_groups must divide the 4 heads, got 3"),
@@ -276,8 +413,38 @@ def test_errors_say_what_was_got_and_what_is_needed(build, message):
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_state_of_another_batch_size_is_refused(name):
     mixer = make(name)
-    with pytest.raises(ValueError, match="state holds a batch of 3, but x has 2"):
-        mixer(some_input(), mixer.initial_state(3))
+    for T, call in ((23, mixer), (1, mixer), (1, mixer.step_)):
+        with pytest.raises(ValueError, match="state holds a batch of 3, but x has 2"):
+            call(some_input(T=T), mixer.initial_state(3))
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_state_of_another_shape_or_kind_is_refused(name):
+    mixer, x = make(name), some_input(T=1)
+    first, second = mixer(x)[1]
+    wrong = [(first[..., 1:], second)]
+    if name == "attention":
+        wrong += [(first[0], second)]
+        with pytest.raises(ValueError, match="state has room for 1 tokens, but is said to hold 2"):
+            mixer(x, (first, 2))
+    else:
+        wrong += [(first, torch.cat([second, second[:, :1], x.new_zeros(2, 1, second.shape[2])], 1))]
+    for state in wrong:
+        for call in (mixer, mixer.step_):
+            with pytest.raises(ValueError, match=r"state (needs a tensor of shape \[2, .*\] here, got|holds a batch)"):
+                call(x, state)
+    other = make("dense" if name == "attention" else "attention").initial_state(2)
+    for state, got in ((other, "a tuple of Tensor, "), (first, "Tensor"), ((first,), "a tuple of Tensor")):
+        with pytest.raises(TypeError, match=f"state must be the pair that this mixer returned, .*, got {got}"):
+            mixer(x, state)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("T", [0, 2])
+def test_a_step_takes_one_token(name, T):
+    mixer = make(name)
+    with pytest.raises(ValueError, match=rf"step_ takes one token, x \[B, 1, d_model\], got \[2, {T}, 8\]"):
+        mixer.step_(some_input(T=T), mixer.initial_state(2))
 
 
 @pytest.mark.parametrize("top_k", [None, 2])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.model import DOCUMENT_MARK, Config, LanguageModel
+from lm.model import DOCUMENT_MARK, OPTIONS, Config, LanguageModel, mixers_with
 
 MIXERS = ["fm", "fm-sparse", "mamba2", "transformer"]
 SMALL = {"d_model": 16, "num_layers": 2, "mlp_width": 12, "num_slots": 6, "top_k": 2, "head_width": 8, "state_width": 4}
@@ -16,7 +16,7 @@ SMALL = {"d_model": 16, "num_layers": 2, "mlp_width": 12, "num_slots": 6, "top_k
 
 def make(mixer, dtype=torch.float64):
     torch.manual_seed(0)
-    return LanguageModel(Config(mixer=mixer, **SMALL)).to(dtype)
+    return LanguageModel(Config.lenient(mixer, **SMALL)).to(dtype)
 
 
 def some_tokens(batch=2, T=25):
@@ -25,7 +25,7 @@ def some_tokens(batch=2, T=25):
 
 
 def tensors(state):
-    return [v for s in state for v in ((s.keys, s.values) if hasattr(s, "keys") else s)]
+    return [v for a, b in state for v in (tuple(a[:, :, :, :b]) if isinstance(b, int) else (a, b))]
 
 
 def error(got, want):
@@ -181,7 +181,11 @@ def test_config_is_json_and_frozen():
         ({"num_layers": -1}, "num_layers must be a positive integer, got -1"),
         ({"mlp_width": 0}, "mlp_width must be a positive integer, got 0"),
         ({"mixer": "fm-sparse", "top_k": 33}, r"top_k must .* \[1, num_slots = 32\], got 33"),
+        ({"mixer": ["fm"]}, r"mixer must be one of .*, got \['fm'\]"),
+        ({"d_model": "128"}, "d_model must be a positive integer, got '128'"),
+        ({"mixer": "transformer", "eps": 0.0}, "eps must be positive and finite, got 0.0"),
         ({"mixer": "transformer", "head_width": 48}, "head_width must divide d_model = 128, got 48"),
+        ({"mixer": "transformer", "head_width": 1}, "head_width must be even for a transformer, got 1"),
         ({"mixer": "mamba2", "head_width": 48}, "head_width must divide expansion . d_model = 256, got 48"),
         ({"mixer": "fm", "backend": "abacus"}, "backend must be .*got 'abacus'"),
     ],
@@ -189,6 +193,56 @@ def test_config_is_json_and_frozen():
 def test_config_errors(options, message):
     with pytest.raises(ValueError, match=message):
         LanguageModel(Config(**options))(torch.zeros(1, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_an_option_that_the_mixer_lacks_is_refused(mixer):
+    """Even at the value that another mixer has by default. None stands for an option that was not given."""
+    lacking = {name: mixers_with(name) for options in OPTIONS.values() for name in options}
+    lacking = {name: mixers for name, mixers in lacking.items() if mixer not in mixers}
+    assert lacking or mixer == "fm-sparse"
+    for name, mixers in lacking.items():
+        value = getattr(Config(mixers[0]), name)
+        with pytest.raises(ValueError, match=f"^{name} is an option of {' or '.join(mixers)}, not of {mixer}, got"):
+            Config(mixer, **{name: value})
+        assert getattr(Config(mixer, **{name: None}), name) is None
+        assert Config.lenient(mixer, **{name: value}) == Config(mixer)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_every_option_of_a_mixer_reaches_its_layer(mixer):
+    """An option that changes nothing of the layer would be one that is ignored."""
+    other = {
+        "expansion": 3, "conv": 2, "num_slots": 12, "temperature": 0.5, "rates": "slot", "gate": False,
+        "router_noise": 0.5, "balance": 0.5, "backend": "chunked", "top_k": 3, "head_width": 16, "state_width": 5,
+        "eps": 0.5, "d_model": 64,
+    }  # fmt: skip
+
+    def described(**options):
+        layer = Config(mixer, **options).make_mixer()
+        plain = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
+        return plain, [(name, p.shape) for name, p in layer.named_parameters()]
+
+    names = {*OPTIONS[mixer], "d_model"} | ({"eps"} if mixer != "transformer" else set())
+    for name in names:
+        assert described(**{name: other[name]}) != described(), name
+
+
+def test_a_sparse_model_keeps_a_quarter_of_its_slots_where_nothing_else_is_said():
+    kept = {slots: Config(num_slots=slots).top_k for slots in (1, 3, 4, 32, 130)}
+    assert kept == {1: 1, 3: 1, 4: 1, 32: 8, 130: 32} and Config(num_slots=4, top_k=4).top_k == 4
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_state_survives_saving_and_the_model_is_exported(mixer, tmp_path):
+    model, tokens = make(mixer), some_tokens()
+    with torch.no_grad():
+        want, _ = model(tokens)
+        torch.save(model(tokens[:, :10])[1], tmp_path / "state.pt")
+        assert error(model(tokens[:, 10:], torch.load(tmp_path / "state.pt"))[0], want[:, 10:]) < 1e-12
+    program = torch.export.export(model, (some_tokens(3),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    assert error(torch.export.load(tmp_path / "model.pt2").module()(tokens)[0], want) < 1e-12
 
 
 @pytest.mark.parametrize("tokens", [torch.zeros(3, dtype=torch.int64), torch.zeros(1, 3), torch.zeros(1, 3, 2).long()])

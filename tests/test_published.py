@@ -1,6 +1,8 @@
 """The trained models that come along: how they are made, and that each is what its numbers say."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,12 +36,12 @@ def folder(text, tmp_path, monkeypatch):
 
 
 def test_a_published_model_is_the_run_rounded_with_its_numbers(folder, text):
-    path = checkpoint.latest("small")
+    path = checkpoint.find("small")
     model, whole = checkpoint.read_model(path), checkpoint.read_model(checkpoint.latest(folder / "run"))
     for name, weight in whole.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight.half().float()), name
     record = checkpoint.read_record(path)
-    assert record["results"]["license"] == document_loss(model, Document("LICENSE", command_line.LICENSE.read_bytes()))
+    assert record["results"]["license"] == document_loss(model, Document("LICENSE", command_line.license_text()))
     (document,) = read_corpus(text).splits["test"]
     assert record["results"]["files"] == {"fox.txt": document_loss(model, document)}
     assert record["results"]["carried"]["last"][-1] == 32 and record["text"] is None and "manifest" not in record
@@ -50,7 +52,7 @@ def test_publishing_again_replaces(folder, text):
     where = ["--context", "16", "--text", text, "--folder", str(folder / "models")]
     (folder / "models" / ".small.part").mkdir()  # of a call that was killed
     assert command_line.main(["publish", str(folder / "run"), "small", *where]) == 0
-    assert checkpoint.read_record(checkpoint.latest("small"))["results"]["carried"]["last"][-1] == 16
+    assert checkpoint.read_record(checkpoint.find("small"))["results"]["carried"]["last"][-1] == 16
     assert sorted(path.name for path in (folder / "models").iterdir()) == [".lock", "length.png", "small"]
 
 
@@ -72,6 +74,42 @@ def test_commands_find_a_published_model_by_name_and_all_by_default(folder, text
     assert list(json.loads((folder / "out" / "length.json").read_text(encoding="utf-8"))["carried"]) == ["fm"]
 
 
+def test_a_name_is_a_model_and_a_path_is_a_folder(folder, monkeypatch, capsys):
+    """Whatever folders there are, with or without a run in them; and no run is ever gone on with by a model's name."""
+    monkeypatch.chdir(folder)
+    (folder / "small").mkdir()
+    published, run = folder / "models" / "small", folder / "run"
+    assert checkpoint.find("small") == published
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"small: no checkpoint there .*; models that come along: small"
+    ):
+        checkpoint.find("./small")
+    with pytest.raises(checkpoint.CheckpointError, match="small: no checkpoint there"):
+        checkpoint.latest("small")
+    assert command_line.main(["generate", "small", "--length", "5"]) == 0
+    assert "comes along" not in capsys.readouterr().err
+    (folder / "small").rmdir()
+    run.rename(folder / "small")
+    assert checkpoint.find("small") == published and checkpoint.find("./small").parent.resolve() == folder / "small"
+    assert command_line.main(["generate", "small", "--length", "5"]) == 0
+    assert "small is the model that comes along; ./small is the run in the folder" in capsys.readouterr().err
+
+
+def test_the_licence_is_the_same_text_in_a_clone_and_in_a_package(tmp_path, monkeypatch):
+    want = command_line.license_text()
+    assert want == (Path(__file__).parents[1] / "LICENSE").read_bytes().replace(b"\r\n", b"\n")
+    monkeypatch.setattr(command_line, "__file__", str(tmp_path / "lm" / "command_line.py"))
+    (tmp_path / "LICENSE").write_text("of some other package")
+    info = tmp_path / "factorization_memory-0.1.0.dist-info"
+    (info / "licenses").mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.4\nName: factorization-memory\nVersion: 0.1.0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(command_line.UsageError, match="neither in a clone nor installed"):
+        command_line.license_text()
+    (info / "licenses" / "LICENSE").write_bytes(want)
+    assert command_line.license_text() == want
+
+
 def test_a_published_model_reads_the_library_of_any_python(folder, capsys):
     options = ["--context", "64", "--per-file", "1", "--out", str(folder / "out")]
     assert command_line.main(["evaluate", *options]) == 0
@@ -86,10 +124,10 @@ def test_without_models_evaluate_asks_for_a_run(tmp_path, monkeypatch, capsys):
 
 @every_model
 def test_a_model_that_comes_along_is_small_and_reads_as_its_numbers_say(name):
-    path = checkpoint.latest(name)
+    path = checkpoint.find(name)
     assert sum(file.stat().st_size for file in path.iterdir()) < 2e6
     record, model = checkpoint.read_record(path), checkpoint.read_model(path)
-    loss = document_loss(model, Document("LICENSE", command_line.LICENSE.read_bytes()))
+    loss = document_loss(model, Document("LICENSE", command_line.license_text()))
     assert loss == pytest.approx(record["results"]["license"], abs=1e-3)
     corpus = read_corpus()
     if corpus.manifest_hash == record["corpus"]["manifest_hash"]:  # losses of two Python versions are not compared

@@ -34,7 +34,7 @@ def corpus():
 
 
 def run(corpus, folder, mixer="fm-sparse", settings=SETTINGS, **options):
-    return train.train(Config(mixer=mixer, **SMALL), settings, corpus, folder, quiet=True, **options)
+    return train.train(Config.lenient(mixer, **SMALL), settings, corpus, folder, quiet=True, **options)
 
 
 def interrupt_at(monkeypatch, step):
@@ -87,7 +87,7 @@ def test_training_learns(corpus, tmp_path, mixer):
 def test_the_record_says_what_the_run_was(corpus, tmp_path):
     run(corpus, tmp_path, text="some/text")
     record = read_record(latest(tmp_path))
-    assert record["config"] == dataclasses.asdict(Config(mixer="fm-sparse", **SMALL))
+    assert record["config"] == dataclasses.asdict(Config.lenient("fm-sparse", **SMALL))
     assert Settings(**record["settings"]) == SETTINGS
     assert record["corpus"] == corpus.description() and record["text"].endswith("/some/text")
     assert record["versions"]["torch"] == torch.__version__
@@ -192,7 +192,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_last_good_checkpoint(co
 
 
 def test_a_gradient_that_is_no_number_stops_before_it_is_used(corpus):
-    model = LanguageModel(Config(mixer="fm", **SMALL))
+    model = LanguageModel(Config.lenient("fm", **SMALL))
     optimizer = train.optimizer_for(model, SETTINGS)
     before = model.embedding.weight.detach().clone()
     model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
@@ -275,7 +275,7 @@ def test_missing_and_damaged_checkpoints_are_named(corpus, tmp_path):
 
 
 def test_vectors_do_not_decay_and_matrices_do():
-    model = LanguageModel(Config(mixer="fm", **SMALL))
+    model = LanguageModel(Config.lenient("fm", **SMALL))
     decay = {
         id(p): group["weight_decay"]
         for group in train.optimizer_for(model, SETTINGS).param_groups
@@ -311,12 +311,12 @@ def test_each_step_has_its_rate_and_its_batch(corpus, tmp_path, monkeypatch):
 
 
 def test_what_comes_before_a_window_fills_the_state_and_gets_no_gradient(corpus):
-    model = LanguageModel(Config(mixer="fm-sparse", **{**SMALL, "router_noise": 0.0}))
+    model = LanguageModel(Config.lenient("fm-sparse", **{**SMALL, "router_noise": 0.0}))
     tokens = corpus.stream("train")[None, :25].long()
     loss = train.bits_per_byte(model, tokens, before=8)
     (gradient,) = torch.autograd.grad(loss, model.embedding.weight)
     _, state = model(tokens[:, :8])
-    state = tuple(type(part)(*(v.detach() for v in part)) for part in state)
+    state = tuple(tuple(v.detach() for v in part) for part in state)
     logits, _ = model(tokens[:, 8:-1], state)
     want = torch.nn.functional.cross_entropy(logits[0], tokens[0, 9:]) / math.log(2)
     assert loss.item() == pytest.approx(want.item()) and loss != train.bits_per_byte(model, tokens[:, 8:])
@@ -335,6 +335,10 @@ def test_what_comes_before_a_window_fills_the_state_and_gets_no_gradient(corpus)
         ("warmup", -1, "warmup must not be negative"),
         ("weight_decay", -0.1, "weight_decay must not be negative"),
         ("seed", -1, "seed must not be negative"),
+        ("seed", 2**63, "seed must be below 2.*63, got 9223372036854775808"),
+        ("batch", 2**31, "batch must be below 2.*31, got 2147483648"),
+        ("lr", float("inf"), "lr must be below 1e30, got inf"),
+        ("weight_decay", 1e300, "weight_decay must be below 1e30, got 1e.300"),
         ("before", -1, "before must not be negative"),
     ],
 )

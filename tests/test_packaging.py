@@ -1,0 +1,46 @@
+"""What an installed package declares is what it imports and holds, and does not contradict what a clone installs."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
+DECLARED = {part.name: part for part in map(Requirement, PYPROJECT["project"]["dependencies"])}
+
+
+def imported(path: Path) -> set[str]:
+    """The outermost modules that a file imports."""
+    nodes = [*ast.walk(ast.parse(path.read_text("utf-8")))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in names}
+
+
+def test_every_import_is_declared():
+    files = [path for package in PACKAGES for path in (ROOT / package).glob("*.py")]
+    needed = set().union(*map(imported, files)) - set(sys.stdlib_module_names) - set(PACKAGES)
+    assert needed == DECLARED.keys()
+
+
+def test_the_pins_of_a_clone_satisfy_what_the_package_asks_for():
+    lines = [line for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines() if line[:1] not in "#-"]
+    pins = {pin.name: pin for pin in map(Requirement, lines)}
+    for name, part in DECLARED.items():
+        (pin,) = pins[name].specifier
+        assert pin.operator == "==" and part.specifier.contains(pin.version), name
+        assert str(part.marker).replace("'", '"') == str(pins[name].marker).replace("'", '"'), name
+
+
+def test_the_trained_models_are_in_the_package():
+    (pattern,) = PYPROJECT["tool"]["setuptools"]["package-data"]["lm"]
+    held = set((ROOT / "lm").glob(pattern))
+    needed = {
+        path for path in (ROOT / "lm" / "checkpoints").rglob("*") if path.name in ("run.json", "model.safetensors")
+    }
+    assert needed and needed <= held
+    assert PYPROJECT["project"]["license-files"] == ["LICENSE"]  # which `publish` reads
