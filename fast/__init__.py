@@ -251,8 +251,9 @@ def _offer(theta: Tensor, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _read(phi: Tensor, x: Tensor, state: Tensor, eps: float) -> Tensor:
-    inverse_rms = (torch.linalg.vector_norm(state, dim=-1).square() / state.shape[-1] + eps).rsqrt()  # (5)
-    return torch.bmm((phi.to(state.dtype) * inverse_rms)[:, None], state)[:, 0].to(x.dtype)  # (6)
+    norm = torch.linalg.vector_norm(state, dim=-1)
+    rms = torch.hypot(norm / state.shape[-1] ** 0.5, norm.new_full((), eps**0.5))  # (5), its root never squared
+    return torch.bmm((phi.to(state.dtype) / rms)[:, None], state)[:, 0].to(x.dtype)  # (6)
 
 
 def _check_call(

@@ -329,7 +329,7 @@ def _backward_op(
     dfirst, gate, read = torch.empty_like(given.first), torch.empty_like(norms), torch.empty_like(norms)
     inverse = (norms / width + eps).rsqrt_()
     psi = given.phi * inverse
-    radial = psi * inverse.square() / -width  # times <h, dy>: the pull of the norm along h
+    radial = psi * inverse / -width  # times <h, dy> / rms: the pull of the norm along h
     total = dx.zero_() if dx.dtype == dtype else torch.zeros_like(dx, dtype=dtype)
     work = x.new_empty(4, min(pairs.block, len(norms)), width, dtype=dtype)
     after = None
@@ -340,7 +340,7 @@ def _backward_op(
         _carry(_local(block, given.write[at], given.offers(block, offers), h), block.reach, carried)
 
         torch.index_select(dy, 0, pairs.token[at], out=pull)
-        read[at] = along = _dot(h, pull, adjoint)
+        read[at] = along = _dot(h, pull, adjoint).mul_(inverse[at])
         pull.mul_(psi[at, None]).addcmul_((along * radial[at])[:, None], h)
         pull.index_add_(0, pairs.end[block.ends], dlast[block.ends])
         after = h.new_zeros(len(block.between), width) if block.closes else after
@@ -353,7 +353,7 @@ def _backward_op(
         gate[at] = _dot(offers, adjoint, h)
         total.view(-1, width).index_add_(0, pairs.token[at], adjoint.mul_(given.theta[at, None]))
     pairs.put(gate, dtheta)
-    pairs.put(read.mul_(inverse), dphi)
+    pairs.put(read, dphi)
     if total is not dx:
         dx.copy_(total)
     dinitial.copy_(dfinal)  # of the slots that no token names

@@ -343,9 +343,10 @@ class ShortConvolution(nn.Module):
 class _Convolve(torch.autograd.Function):
     """[B, width - 1 + T, C] -> [B, T, C] by shifts: on a CPU many times as fast as a grouped conv1d."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
         T = x.shape[1] - weight.shape[1] + 1
         y = x[:, :T] * weight[:, 0]
         for j in range(1, weight.shape[1]):
@@ -353,9 +354,19 @@ class _Convolve(torch.autograd.Function):
         return y
 
     @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, dx: Tensor, dw: Tensor) -> Tensor:
+        x, weight = ctx.saved_tensors
+        return _Convolve.forward(dx, weight) + _Convolve.forward(x, dw)
+
+    @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        dx, T = torch.zeros_like(x), dy.shape[1]
+        dx, T = dy.new_zeros(x.shape), dy.shape[1]
         for j in range(weight.shape[1]):
             dx[:, j : j + T].addcmul_(dy, weight[:, j])
         dw = [(dy * x[:, j : j + T]).sum((0, 1)) for j in range(weight.shape[1])]
@@ -382,10 +393,15 @@ def balance_loss(logits: Tensor, slots: Tensor | None) -> Tensor:
 class _AddLoss(torch.autograd.Function):
     """x as it is; in the backward the loss given gets a gradient of 1, as if it were added to what x leads to."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, loss: Tensor) -> Tensor:
-        ctx.save_for_backward(loss)
+    def forward(x: Tensor, loss: Tensor) -> Tensor:
         return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx, dx: Tensor) -> tuple[Tensor, Tensor]:
