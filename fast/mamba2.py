@@ -85,7 +85,7 @@ def _states(b: Tensor, u: Tensor, s: Tensor, state: Tensor, n: int, traced: bool
     state = state.view(batch, G, H // G, N, P).transpose(2, 3)
     totals = s[:, -1].view(batch, n, H)
     starts, state = (_at_once if traced else _in_turn)(state, updates, totals)
-    return starts.reshape(batch * n, G, N, -1), state.transpose(2, 3).reshape(batch, H, N, P)
+    return starts.reshape(batch * n, G, N, H // G * P), state.transpose(2, 3).reshape(batch, H, N, P)
 
 
 def _in_turn(state: Tensor, updates: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:

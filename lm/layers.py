@@ -356,12 +356,6 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx, dx: Tensor, dw: Tensor) -> Tensor:
-        x, weight = ctx.saved_tensors
-        return _Convolve.forward(dx, weight) + _Convolve.forward(x, dw)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:

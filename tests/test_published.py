@@ -90,7 +90,7 @@ def test_a_name_is_a_model_and_a_path_is_a_folder(folder, monkeypatch, capsys):
     assert "comes along" not in capsys.readouterr().err
     (folder / "small").rmdir()
     run.rename(folder / "small")
-    assert checkpoint.find("small") == published and checkpoint.find("./small").parent.resolve() == folder / "small"
+    assert checkpoint.find("small") == published and checkpoint.find("./small").resolve() == folder / "small"
     assert command_line.main(["generate", "small", "--length", "5"]) == 0
     assert "small is the model that comes along; ./small is the run in the folder" in capsys.readouterr().err
 
