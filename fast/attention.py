@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fast import checks
+
 
 class _Buffer:
     """Room for keys and values [2, B, H, capacity, P]; the first `filled` positions belong to some cache."""
@@ -48,11 +50,12 @@ class Cache(NamedTuple):
         """[B, H, length, P]"""
         return self.buffer.data[1, :, :, : self.length]
 
-    def append(self, keys: Tensor, values: Tensor) -> "Cache":
-        """The cache with keys and values [B, H, T, P] added at its end."""
+    def append(self, keys: Tensor, values: Tensor, queries: Tensor | None = None) -> "Cache":
+        """The cache with keys and values [B, H, T, P] added at its end, for these queries to meet."""
         buffer, start, end = self.buffer, self.length, self.length + keys.shape[2]
-        if torch.is_grad_enabled() and any(v.requires_grad for v in (buffer.data, keys, values)):
-            # Writing in place would change what autograd has saved of earlier tokens.
+        inputs = buffer.data, keys, values, queries
+        if checks.needs_grad(*inputs) or checks.is_mapped(*inputs):
+            # Writing in place would change what autograd has saved of earlier tokens, and cannot widen a buffer.
             items = torch.stack([keys, values])
             return Cache(_Buffer(torch.cat([buffer.data[:, :, :, :start], items], 3), end), end)
         if start != buffer.filled or end > buffer.data.shape[3]:
@@ -78,6 +81,7 @@ def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
     tensor([[ 3.0000,  4.0000],
             [-1.7450,  4.6856]])
     """
+    _check_rotary(x, positions)
     return _turn(x, *_angles(positions, x, base))
 
 
@@ -109,7 +113,7 @@ def cached_attention(q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> tuple[Ten
     T, past = q.shape[1], cache.length
     angles = _angles(torch.arange(past, past + T, device=q.device), q)
     q, k, v = (u.transpose(1, 2) for u in (_turn(q, *angles), _turn(k, *angles), v))
-    cache = cache.append(k, v)
+    cache = cache.append(k, v, q)
     # The kernel's own causal mask starts at the first key, so tokens with a past need one that is written out.
     mask = None
     if past and T > 1:
@@ -134,6 +138,19 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if not (q.shape == k.shape == v.shape and q.dim() == 4 and q.shape[-1] % 2 == 0):
-        got = " and ".join(str([*u.shape]) for u in (q, k, v))
-        raise ValueError(f"q, k and v need the same shape [B, T, H, P], P even, got {got}")
+    checks.floating("q", q, q, "B T H P")
+    checks.floating("k", k, q, "B T H P", q.shape, first="q")
+    checks.floating("v", v, q, "B T H P", q.shape, first="q")
+    if q.shape[-1] % 2:
+        raise ValueError(f"q must have an even P, got {q.shape[-1]}")
+
+
+def _check_rotary(x: Tensor, positions: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating tensor, got {got}")
+    if x.ndim < 3 or x.shape[-1] % 2:
+        raise ValueError(f"x must have shape [..., T, H, P], P even, got {[*x.shape]}")
+    if not isinstance(positions, Tensor) or positions.shape != x.shape[-3:-2]:
+        got = [*positions.shape] if isinstance(positions, Tensor) else type(positions).__name__
+        raise ValueError(f"positions must have shape [T] = [{x.shape[-3]}], got {got}")
