@@ -264,19 +264,19 @@ def _check_call(
     checks.one_of("backend", backend, known)
     sequences = x.shape[0] if cu_seqlens is None else checks.packing(cu_seqlens, x)
     if initial_state is not None:
-        checks.state("initial_state", initial_state, x, sequences, num_slots)
+        checks.state("initial_state", initial_state, x, "B M D", (sequences, num_slots, x.shape[-1]))
     checks.differentiable(theta=theta, phi=phi, x=x, initial_state=initial_state)
 
 
-def _check_step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float, slots: Tensor | None = None) -> None:
+def _check_step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float, *slots: Tensor) -> None:
     checks.positive("eps", eps)
-    checks.tokens(theta, phi, x, slots, names="B")
-    if not isinstance(state, Tensor) or state.ndim != 3:
-        got = [*state.shape] if isinstance(state, Tensor) else type(state).__name__
-        raise ValueError(f"state must have shape [B, M, D], got {got}")
-    checks.state("state", state, x, x.shape[0], theta.shape[-1] if slots is None else state.shape[1])
-    if slots is not None:
-        checks.slot_count(state.shape[1], slots.shape[-1])
+    checks.tokens(theta, phi, x, *slots, names="B")
+    num_slots = theta.shape[-1]
+    if slots:  # the state says how many there are
+        checks.floating("state", state, x, "B M D")
+        num_slots = state.shape[1]
+    checks.state("state", state, x, "B M D", (x.shape[0], num_slots, x.shape[-1]))
+    checks.slot_count(num_slots, theta.shape[-1])
 
 
 def _check_sparse_step(theta, phi, slots, x, state, eps, check_values) -> None:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fast import checks
+
 # The turned keys and the values of the tokens so far, [2, B, H, room, P], and how many of the positions are theirs.
 # Plain data, so that torch.save, torch.load and torch.export take it as it is.
 Cache = tuple[Tensor, int]
@@ -29,6 +31,7 @@ def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
     tensor([[ 3.0000,  4.0000],
             [-1.7450,  4.6856]])
     """
+    _check_rotary(x, positions)
     return _turn(x, *_angles(positions, x, base))
 
 
@@ -111,6 +114,19 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if not (q.shape == k.shape == v.shape and q.dim() == 4 and q.shape[-1] % 2 == 0):
-        got = " and ".join(str([*u.shape]) for u in (q, k, v))
-        raise ValueError(f"q, k and v need the same shape [B, T, H, P], P even, got {got}")
+    checks.floating("q", q, q, "B T H P")
+    checks.floating("k", k, q, "B T H P", q.shape, first="q")
+    checks.floating("v", v, q, "B T H P", q.shape, first="q")
+    if q.shape[-1] % 2:
+        raise ValueError(f"q must have an even P, got {q.shape[-1]}")
+
+
+def _check_rotary(x: Tensor, positions: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating tensor, got {got}")
+    if x.ndim < 3 or x.shape[-1] % 2:
+        raise ValueError(f"x must have shape [..., T, H, P], P even, got {[*x.shape]}")
+    if not isinstance(positions, Tensor) or positions.shape != x.shape[-3:-2]:
+        got = [*positions.shape] if isinstance(positions, Tensor) else type(positions).__name__
+        raise ValueError(f"positions must have shape [T] = [{x.shape[-3]}], got {got}")

@@ -6,28 +6,28 @@ from torch._C import _functorch
 from torch.autograd import forward_ad
 
 
-def tokens(theta: Tensor, phi: Tensor, x: Tensor, slots: Tensor | None = None, names: str = "B T") -> None:
-    """theta, phi and slots share their shape (one weight per slot), x has the same leading sizes."""
-    weights = f"{names} {'M' if slots is None else 'K'}".split()
-    _floating("x", x, x, [*names.split(), "D"])
+def tokens(theta: Tensor, phi: Tensor, x: Tensor, *slots: Tensor, names: str = "B T") -> None:
+    """theta, phi and slots, if given, share their shape (one weight per slot), x has the same leading sizes."""
+    weights = f"{names} {'K' if slots else 'M'}"
+    floating("x", x, x, f"{names} D")
     lead = x.shape[:-1]
-    _floating("theta", theta, x, weights, lead)
-    _floating("phi", phi, x, weights, theta.shape)
+    floating("theta", theta, x, weights, lead)
+    floating("phi", phi, x, weights, theta.shape)
     for name, value, size in (("theta", theta, weights[-1]), ("x", x, "D")):
         if not value.shape[-1]:
             raise ValueError(f"{name} must have {size} of at least 1, got {[*value.shape]}")
-    if slots is not None:
-        if not isinstance(slots, Tensor):
-            raise TypeError(f"slots must be a tensor of integers, got {type(slots).__name__}")
-        if slots.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
-            raise TypeError(f"slots must have an integer dtype, got {slots.dtype}")
-        _shape("slots", slots, weights, theta.shape)
-        _device("slots", slots, x)
+    for value in slots:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"slots must be a tensor of integers, got {type(value).__name__}")
+        if value.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+            raise TypeError(f"slots must have an integer dtype, got {value.dtype}")
+        _shape("slots", value, weights, theta.shape)
+        _device("slots", value, x)
 
 
-def state(name: str, value: Tensor, x: Tensor, batch: int, num_slots: int) -> None:
-    """A state is [B, M, D] in float32 or float64."""
-    _floating(name, value, x, ["B", "M", "D"], (batch, num_slots, x.shape[-1]))
+def state(name: str, value: Tensor, x: Tensor, letters: str, shape: tuple[int, ...]) -> None:
+    """A state is in float32 or float64."""
+    floating(name, value, x, letters, shape)
     if value.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
 
@@ -108,6 +108,11 @@ def needs_grad(*inputs: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(v is not None and _inside(v).requires_grad for v in inputs)
 
 
+def is_mapped(*inputs: Tensor | None) -> bool:
+    """Whether torch.func.vmap has any of the inputs in hand."""
+    return any(v is not None and _inside(v) is not v for v in inputs)
+
+
 def has_tangent(value: Tensor) -> bool:
     """Whether a forward-mode derivative with respect to value is under way."""
     if forward_ad._current_level < 0:
@@ -142,18 +147,22 @@ def _inside(value: Tensor) -> Tensor:
     return value
 
 
-def _floating(name: str, value: Tensor, x: Tensor, letters: list[str], shape: tuple[int, ...] | None = None) -> None:
+def floating(
+    name: str, value: Tensor, like: Tensor, letters: str, shape: tuple[int, ...] | None = None, first: str = "x"
+) -> None:  # fmt: skip
+    """letters: of its shape; shape: sizes of the first of them; like: the argument `first`, whose device it needs."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a floating tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
     _shape(name, value, letters, shape)
-    _device(name, value, x)
+    _device(name, value, like, first)
 
 
-def _shape(name: str, value: Tensor, letters: list[str], shape: tuple[int, ...] | None) -> None:
+def _shape(name: str, value: Tensor, letters: str, shape: tuple[int, ...] | None) -> None:
     """shape may be shorter than letters: the sizes beyond it are free."""
     shape = shape or ()
+    letters = letters.split()
     if value.ndim != len(letters) or value.shape[: len(shape)] != tuple(shape):
         needs = f"[{', '.join(letters)}]"
         if shape:
@@ -161,6 +170,6 @@ def _shape(name: str, value: Tensor, letters: list[str], shape: tuple[int, ...] 
         raise ValueError(f"{name} must have shape {needs}, got {[*value.shape]}")
 
 
-def _device(name: str, value: Tensor, x: Tensor) -> None:
-    if value.device != x.device:
-        raise ValueError(f"{name} must be on {x.device} like x, got {value.device}")
+def _device(name: str, value: Tensor, like: Tensor, first: str = "x") -> None:
+    if value.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like {first}, got {value.device}")

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fast import checks
+
 
 def mamba2(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
@@ -25,19 +27,21 @@ def mamba2(
 
     Arithmetic is in float32, or float64 if any input is; y has the dtype of x. Differentiable by autograd.
     chunk_length trades work within chunks (L numbers per head and token) for states between them (N P / L).
-    Shapes that do not fit raise ValueError. Signs of dt and A are not checked.
+    Arguments that do not fit raise TypeError or ValueError by name. Signs of dt and A are not checked.
 
     >>> ones = torch.ones(1, 3, 1, 1)
     >>> y, state = mamba2(ones, ones[..., 0], -torch.log(torch.tensor([2.0])), ones, ones)
     >>> y.flatten(), state.flatten()                             # 1, 1/2 + 1, 3/4 + 1
     (tensor([1.0000, 1.5000, 1.7500]), tensor([1.7500]))
     """
-    batch, T, H, P = x.shape
-    G, N = B.shape[2:]
+    _check("B T", x, dt, A, B, C, D)
+    if initial_state is not None:
+        _check_state("initial_state", initial_state, x, B)
     if chunk_length < 1:
         raise ValueError(f"chunk_length must be positive, got {chunk_length}")
+    batch, T, H, P = x.shape
+    G, N = B.shape[2:]
     state = x.new_zeros(batch, H, N, P) if initial_state is None else initial_state
-    _check(x, dt, A, B, C, D, state)
     wide = _wide(x, dt, A, B, C, state)
     state = state.to(wide)
     # A graph does for any T if no size in it is compared with another: two chunks or more, each of them whole. A text
@@ -120,7 +124,8 @@ def mamba2_step_(
     >>> y.item(), state.item()                                   # 1/2 + 1
     (1.5, 1.5)
     """
-    _check(*(v[:, None] for v in (x, dt)), A, *(v[:, None] for v in (B, C)), D, state)
+    _check("B", x, dt, A, B, C, D)
+    _check_state("state", state, x, B)
     offer, dt, key, query = (v.to(state.dtype) for v in (x, dt, B, C))
     G = B.shape[1]
     grouped = state.unflatten(1, (G, -1))
@@ -135,15 +140,20 @@ def _wide(*values: Tensor) -> torch.dtype:
     return torch.float64 if any(v.dtype == torch.float64 for v in values) else torch.float32
 
 
-def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor) -> None:
-    batch, T, heads, width = x.shape
-    groups, N = B.shape[2:]
+def _check(lead: str, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> None:
+    """lead: the letters of a shape before a token's own, B or B T."""
+    checks.floating("x", x, x, f"{lead} H P")
+    *tokens, heads, _ = x.shape
+    checks.floating("dt", dt, x, f"{lead} H", (*tokens, heads))
+    checks.floating("A", A, x, "H", (heads,))
+    checks.floating("B", B, x, f"{lead} G N", tokens)
+    checks.floating("C", C, x, f"{lead} G N", B.shape)
+    if D is not None:
+        checks.floating("D", D, x, "H", (heads,))
+    groups = B.shape[-2]
     if groups < 1 or heads % groups:
-        raise ValueError(f"B and C need a number of groups that divides the {heads} heads of x, got {groups}")
-    need = {
-        "dt": (dt, (batch, T, heads)), "A": (A, (heads,)), "B": (B, (batch, T, groups, N)),
-        "C": (C, (batch, T, groups, N)), "D": (D, (heads,)), "state": (state, (batch, heads, N, width)),
-    }  # fmt: skip
-    for name, (value, shape) in need.items():
-        if value is not None and value.shape != shape:
-            raise ValueError(f"{name} needs shape {[*shape]} beside x and B, got {[*value.shape]}")
+        raise ValueError(f"B must have a G that divides the {heads} heads of x, got {groups}")
+
+
+def _check_state(name: str, state: Tensor, x: Tensor, B: Tensor) -> None:
+    checks.state(name, state, x, "B H N P", (x.shape[0], x.shape[-2], B.shape[-1], x.shape[-1]))

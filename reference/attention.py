@@ -20,6 +20,8 @@ Everything here is differentiable by autograd.
 import torch
 from torch import Tensor
 
+from reference import checks
+
 
 def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
     """Turn the pairs of x [..., T, H, P] by the angles of their positions [T] (integers).
@@ -29,8 +31,7 @@ def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
     tensor([[ 3.0000,  4.0000],
             [-1.7450,  4.6856]])
     """
-    if x.shape[-1] % 2:
-        raise ValueError(f"x needs an even head width, to turn it in pairs, got {x.shape[-1]}")
+    _check_rotary(x, positions)
     pairs = x.shape[-1] // 2
     rate = base ** -(torch.arange(pairs, dtype=torch.float64) / pairs)  # (1)
     # In float64: at position 65,536 a float32 angle would be off by up to 0.004 radians.
@@ -49,9 +50,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             [1., 2.],
             [2., 3.]])
     """
-    if not (q.shape == k.shape == v.shape and q.dim() == 4):
-        got = " and ".join(str([*u.shape]) for u in (q, k, v))
-        raise ValueError(f"q, k and v need the same shape [B, T, H, P], got {got}")
+    checks.floating({}, q=(q, "B T H P"), k=(k, "B T H P"), v=(v, "B T H P"))
+    if q.shape[-1] % 2:
+        raise ValueError(f"q must have an even P, got {q.shape[-1]}")
     dtype, positions = q.dtype, torch.arange(q.shape[1])
     wide = _wide(q, k, v)
     q, k, v = rotary(q.to(wide), positions), rotary(k.to(wide), positions), v.to(wide)
@@ -66,3 +67,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _wide(*values: Tensor) -> torch.dtype:
     return torch.float64 if any(v.dtype == torch.float64 for v in values) else torch.float32
+
+
+def _check_rotary(x: Tensor, positions: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating tensor, got {got}")
+    if x.ndim < 3 or x.shape[-1] % 2:
+        raise ValueError(f"x must have shape [..., T, H, P], P even, got {[*x.shape]}")
+    if not isinstance(positions, Tensor) or positions.shape != x.shape[-3:-2]:
+        got = [*positions.shape] if isinstance(positions, Tensor) else type(positions).__name__
+        raise ValueError(f"positions must have shape [T] = [{x.shape[-3]}], got {got}")

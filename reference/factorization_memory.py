@@ -21,6 +21,8 @@ the dtype of x. Everything here is differentiable by autograd.
 import torch
 from torch import Tensor
 
+from reference import checks
+
 
 def step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """One token: theta, phi [B, M], x [B, D], state [B, M, D] -> y [B, D], new state [B, M, D].
@@ -34,7 +36,12 @@ def step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1
     >>> y                                                       # slot 0 over its rms, sqrt(25 / 2)
     tensor([[0.8485, 1.1314]])
     """
-    _check(theta, phi, x, state)
+    checks.memory("B", theta, phi, x, eps, state=state)
+    return _step(theta, phi, x, state, eps)
+
+
+def _step(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`step` for inputs that have been checked."""
     write, read, offer = (v.to(state.dtype) for v in (theta[..., None], phi[..., None], x[:, None]))
     state = (1 - write) * state + write * offer  # (4)
     rms = (state.square().mean(-1, keepdim=True) + eps).sqrt()  # (5)
@@ -55,9 +62,16 @@ def sparse_step(
     >>> state[0, 7], y, state.count_nonzero()
     (tensor([3., 3.]), tensor([[1., 1.]]), tensor(2))
     """
-    _check_slots(slots, theta, state.shape[1])
-    at = (torch.arange(len(state))[:, None], slots)
-    y, touched = step(theta, phi, x, state[at], eps=eps)  # (4), (5), (6) on K rows
+    checks.memory("B", theta, phi, x, eps, slots=slots, state=state)
+    return _sparse_step(theta, phi, slots, x, state, eps)
+
+
+def _sparse_step(
+    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """`sparse_step` for inputs that have been checked."""
+    at = (torch.arange(len(state), device=state.device)[:, None], slots.long())
+    y, touched = _step(theta, phi, x, state[at], eps)  # (4), (5), (6) on K rows
     return y, state.index_put(at, touched.to(state.dtype))
 
 
@@ -74,13 +88,9 @@ def factorization_memory(
     (tensor([[[1.],
              [1.]]]), tensor([[[5.]]]))
     """
+    checks.memory("B T", theta, phi, x, eps, initial_state=initial_state)
     state = _start(initial_state, theta, phi, x, theta.shape[-1])
-    ys = []
-    # unbind, since the gradient of every theta[:, t] would be as large as theta
-    for token in zip(theta.unbind(1), phi.unbind(1), x.unbind(1), strict=True):
-        y, state = step(*token, state, eps=eps)
-        ys.append(y)
-    return (torch.stack(ys, 1) if ys else torch.empty_like(x)), state
+    return _loop(_step, (theta, phi, x), state, eps)
 
 
 def sparse_factorization_memory(
@@ -88,12 +98,19 @@ def sparse_factorization_memory(
     initial_state: Tensor | None = None, *, eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The sparse form: theta, phi, slots [B, T, K], x [B, T, D] -> y [B, T, D], state [B, num_slots, D]."""
+    checks.memory("B T", theta, phi, x, eps, slots=slots, num_slots=num_slots, initial_state=initial_state)
     state = _start(initial_state, theta, phi, x, num_slots)
+    return _loop(_sparse_step, (theta, phi, slots, x), state, eps)
+
+
+def _loop(step, tokens: tuple[Tensor, ...], state: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """A step for every token; x is the last of tokens."""
     ys = []
-    for token in zip(theta.unbind(1), phi.unbind(1), slots.unbind(1), x.unbind(1), strict=True):
-        y, state = sparse_step(*token, state, eps=eps)
+    # unbind, since the gradient of every theta[:, t] would be as large as theta
+    for token in zip(*(v.unbind(1) for v in tokens), strict=True):
+        y, state = step(*token, state, eps)
         ys.append(y)
-    return (torch.stack(ys, 1) if ys else torch.empty_like(x)), state
+    return (torch.stack(ys, 1) if ys else torch.empty_like(tokens[-1])), state
 
 
 def _start(initial_state: Tensor | None, theta: Tensor, phi: Tensor, x: Tensor, num_slots: int) -> Tensor:
@@ -101,20 +118,3 @@ def _start(initial_state: Tensor | None, theta: Tensor, phi: Tensor, x: Tensor, 
     state = initial_state if initial_state is not None else x.new_zeros(len(x), num_slots, x.shape[-1])
     wide = any(v.dtype == torch.float64 for v in (theta, phi, x, state))
     return state.to(torch.float64 if wide else torch.float32)
-
-
-def _check(theta: Tensor, phi: Tensor, x: Tensor, state: Tensor) -> None:
-    if not (theta.shape == phi.shape == state.shape[:2] and x.shape == state[:, 0].shape):
-        got = " and ".join(str([*v.shape]) for v in (theta, phi, x, state))
-        raise ValueError(f"theta, phi, x and state need [B, M], [B, M], [B, D] and [B, M, D], got {got}")
-    if not ((theta >= 0) & (theta <= 1) | theta.isnan()).all():
-        raise ValueError(f"theta must lie in [0, 1], got {theta.min():.4g} to {theta.max():.4g}")
-
-
-def _check_slots(slots: Tensor, theta: Tensor, num_slots: int) -> None:
-    if slots.shape != theta.shape or slots.is_floating_point():
-        raise ValueError(f"slots needs integers, {[*theta.shape]}, got {slots.dtype}, {[*slots.shape]}")
-    if ((slots < 0) | (slots >= num_slots)).any():
-        raise ValueError(f"slots must lie in [0, {num_slots}), got {slots.min()} to {slots.max()}")
-    if (slots.sort(-1).values.diff(dim=-1) == 0).any():
-        raise ValueError("slots must differ within one token, got the same slot twice")

@@ -22,6 +22,8 @@ the dtype of x. Everything here is differentiable by autograd.
 import torch
 from torch import Tensor
 
+from reference import checks
+
 
 def mamba2_step(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
@@ -38,7 +40,12 @@ def mamba2_step(
     >>> y                                                        # the query picks the second row
     tensor([[[2.]]])
     """
-    _check(x, dt, A, B, C, D, state)
+    _check("B", x, dt, A, B, C, D, state=state)
+    return _step(x, dt, A, B, C, D, state)
+
+
+def _step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor):
+    """`mamba2_step` for inputs that have been checked."""
     offer, dt, A, key, query = (v.to(state.dtype) for v in (x, dt, A, B, C))
     heads = torch.arange(x.shape[1]) // (x.shape[1] // B.shape[1])  # the group of each head
     key, query = key[:, heads], query[:, heads]  # [B, H, N]
@@ -61,10 +68,11 @@ def mamba2(
     >>> y.flatten(), state.flatten()                             # 1, 1/2 + 1, 3/4 + 1
     (tensor([1.0000, 1.5000, 1.7500]), tensor([1.7500]))
     """
+    _check("B T", x, dt, A, B, C, D, initial_state=initial_state)
     state = _start(initial_state, x, dt, A, B, C, D)
     ys = []
     for t in range(x.shape[1]):
-        y, state = mamba2_step(x[:, t], dt[:, t], A, B[:, t], C[:, t], D, state)
+        y, state = _step(x[:, t], dt[:, t], A, B[:, t], C[:, t], D, state)
         ys.append(y)
     return (torch.stack(ys, 1) if ys else torch.empty_like(x)), state
 
@@ -78,17 +86,14 @@ def _start(initial_state: Tensor | None, x: Tensor, *others: Tensor | None) -> T
     return state.to(torch.float64 if wide else torch.float32)
 
 
-def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor) -> None:
-    batch, heads, width = x.shape
-    groups, N = B.shape[1:]
-    if groups < 1 or heads % groups:
-        raise ValueError(f"B and C need a number of groups that divides the {heads} heads of x, got {groups}")
-    need = {
-        "dt": (dt, (batch, heads)), "A": (A, (heads,)), "B": (B, (batch, groups, N)),
-        "C": (C, (batch, groups, N)), "D": (D, (heads,)), "state": (state, (batch, heads, N, width)),
-    }  # fmt: skip
-    for name, (value, shape) in need.items():
-        if value is not None and value.shape != shape:
-            raise ValueError(f"{name} needs shape {[*shape]} beside x and B, got {[*value.shape]}")
+def _check(lead: str, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **state) -> None:
+    """lead: the letters of a shape before a token's own, B or B T."""
+    sizes = {}
+    checks.floating(
+        sizes, x=(x, f"{lead} H P"), dt=(dt, f"{lead} H"), A=(A, "H"), B=(B, f"{lead} G N"), C=(C, f"{lead} G N"),
+        D=(D, "H"), **{name: (value, "B H N P") for name, value in state.items()},
+    )  # fmt: skip
+    if sizes["G"] < 1 or sizes["H"] % sizes["G"]:
+        raise ValueError(f"B must have a G that divides the {sizes['H']} heads of x, got {sizes['G']}")
     if (dt < 0).any() or (A > 0).any():
         raise ValueError(f"dt must be >= 0 and A <= 0, got dt from {dt.min():.4g} and A to {A.max():.4g}")

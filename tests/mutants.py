@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("reference", "fast", "lm", "tests", "pyproject.toml", "LICENSE")
-CHUNKED, LOOP, INIT, CHECKS, TRITON, TRITON_STEP = (
-    "fast/chunked.py", "reference/factorization_memory.py", "fast/__init__.py", "fast/checks.py",
+CHUNKED, LOOP, LOOP_CHECKS, INIT, CHECKS, TRITON, TRITON_STEP = (
+    "fast/chunked.py", "reference/factorization_memory.py", "reference/checks.py", "fast/__init__.py", "fast/checks.py",
     "fast/triton_dense.py", "fast/triton_step.py",
 )  # fmt: skip
 
@@ -178,7 +178,7 @@ FAULTS = [
         ("everything saved for every token",
          "sequences, chunks = batch, -(-tokens // length)", "sequences, chunks = batch, tokens"),
         ("saved without gradients", "chunks if save else 0, *shape", "chunks, *shape"),
-        ("chunk of one token everywhere", "    return min(longest, ", "    return min(1, "),
+        ("chunk of one token everywhere", "torch.sym_min(longest, x.shape[1])", "torch.sym_min(1, x.shape[1])"),
         ("autocast reaches inside", "enabled=False", "enabled=torch.is_autocast_enabled(first.device.type)"),
     ),
     *planted(
@@ -209,16 +209,22 @@ FAULTS = [
         LOOP, f"{LAWS} -k loop",
         ("loop norms over slots", "state.square().mean(-1, keepdim=True)", "state.square().mean(-2, keepdim=True)"),
         ("sparse loop writes to the first slots",
-         "state[at], eps=eps)  # (4), (5), (6) on K rows\n    return y, state.index_put(at,",
-         "state[at], eps=eps)\n    return y, state.index_put((at[0], slots.sort(-1).values),"),
+         "state[at], eps)  # (4), (5), (6) on K rows\n    return y, state.index_put(at,",
+         "state[at], eps)\n    return y, state.index_put((at[0], slots.sort(-1).values),"),
         ("loop narrows float64",
          "return state.to(torch.float64 if wide else torch.float32)", "return state.to(torch.float32)"),
     ),
     *planted(
-        LOOP, ERRORS,
+        LOOP_CHECKS, ERRORS,
         ("loop takes any theta", "if not ((theta >= 0) & (theta <= 1) | theta.isnan()).all():", "if False:"),
-        ("loop takes a slot too many", "(slots >= num_slots)", "(slots > num_slots)"),
-        ("loop takes a slot twice", "if (slots.sort(-1).values.diff(dim=-1) == 0).any():", "if False:"),
+        ("loop takes a slot too many", "(value >= M)", "(value > M)"),
+        ("loop takes a slot twice", "if twice.any():", "if False:"),
+        ("loop takes a letter of two sizes", "k not in (letter, g)", "False"),
+        ("loop forgets sizes", "    sizes.update(zip(letters, got, strict=True))\n", "    sizes |= dict.fromkeys('DKM', 1)\n"),
+        ("loop takes half-precision states", "value.dtype not in (torch.float32, torch.float64)", "False"),
+        ("loop compares no devices", "if value.device != like.device:", "if False:"),
+        ("loop takes more slots per token than slots", "if K > M:", "if False:"),
+        ("loop takes an eps below 0", "if not eps >= 0:", "if False:"),
     ),
     *planted(
         INIT, STEPS,
@@ -228,8 +234,8 @@ FAULTS = [
         ("step_ reads the old state",
          "    state.lerp_(*_offer(theta, x, state))  # (4)\n    return _read(phi, x, state, eps), state\n",
          "    y = _read(phi, x, state, eps)\n    state.lerp_(*_offer(theta, x, state))  # (4)\n    return y, state\n"),
-        ("step forgets eps", " / state.shape[-1] + eps).rsqrt()", " / state.shape[-1]).rsqrt()"),
-        ("step sums squares, no mean", ".square() / state.shape[-1] + eps", ".square() + eps"),
+        ("step forgets eps", "norm.new_full((), eps**0.5)", "norm.new_full((), 0.0)"),
+        ("step sums squares, no mean", "norm / state.shape[-1] ** 0.5", "norm"),
         ("sparse_step_ makes a copy",
          "return y, state.index_put_(at, touched)", "return y, state.index_put(at, touched)"),
         ("sparse_step writes in place",
@@ -276,7 +282,8 @@ FAULTS = [
          "torch.searchsorted(v, bounds)", "torch.searchsorted(v, bounds, right=True)"),
         ("grouped: decays of a part's first block for all",
          "(begin - begins[i]) // self.line, (end - begins[i]) // self.line", "0, (end - begin) // self.line"),
-        ("grouped: lines of a row side by side", "max(1, most // line) if lines == 1 else 1", "max(1, most // line)"),
+        ("grouped: lines of a row side by side", "max(1, _most(width) // line) if lines == 1 else 1",
+         "max(1, _most(width) // line)"),
         ("grouped: state not carried over lines",
          "torch.cat([start[:, None], last], 1)", "torch.cat([0 * start[:, None], last], 1)"),
         ("grouped: adjoint not carried over lines", " if block.closes else after\n", "\n"),
@@ -301,15 +308,16 @@ FAULTS = [
     ),
     *planted(
         GROUPED, f"{OPERATORS} -k saved",
-        ("grouped: saved without gradients", "[0] if save else 0", "[0]"),
-        ("grouped: asked to save without gradients", "save = torch.is_grad_enabled() and any(", "save = any("),
+        ("grouped: saved without gradients", "lines * line * CHUNK if save else 0", "lines * line * CHUNK"),
+        ("grouped: asked to save without gradients", "save = checks.needs_grad(*inputs)", "save = True"),
         ("grouped: a state saved for every pair", "x.new_empty(pairs // CHUNK, width", "x.new_empty(pairs, width"),
     ),
     *planted(
         GROUPED, f"{OPERATORS} -k blocks",
         ("grouped: decays of all pairs at once", "max(1, PART_PAIRS // self.block)", "max(1, len(begins))"),
         ("grouped: states of all pairs at once", "min(pairs.block, len(given.keep))", "len(given.keep)"),
-        ("grouped: a line too few", "-(-chunks // min(most, LINE_CHUNKS))", "chunks // min(most, LINE_CHUNKS)"),
+        ("grouped: a line too few", "-(-chunks // min(_most(width), LINE_CHUNKS))",
+         "chunks // min(_most(width), LINE_CHUNKS)"),
     ),
     *planted(
         GROUPED, f"{ERRORS}::test_slots",
@@ -407,7 +415,7 @@ FAULTS = [
         ("cu_seqlens takes a batch", "if x.shape[0] != 1:", "if False:"),
         ("eps may be 0", "if not value > 0:", "if value < 0:"),
         ("half-precision states accepted", "if value.dtype not in (torch.float32, torch.float64):", "if False:"),
-        ("devices not compared", "if value.device != x.device:", "if False:"),
+        ("devices not compared", "if value.device != like.device:", "if False:"),
     ),
     *planted(
         TRITON, BLOCKS,

@@ -116,10 +116,42 @@ def test_scores_depend_on_distance_alone():
     assert products[0] == pytest.approx(products[1].item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("which", [attention, loop])
-def test_errors_name_the_shapes(which):
+def with_cache(q, k, v):
+    return cached_attention(q, k, v, Cache.empty(1, 1, 4))
+
+
+@pytest.mark.parametrize("which", [attention, with_cache, loop])
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_errors_name_the_argument(which, name):
     q = torch.zeros(1, 2, 1, 4)
-    with pytest.raises(ValueError, match=r"q, k and v .* got \[1, 2, 1, 4\] and \[1, 3, 1, 4\]"):
-        which(q, torch.zeros(1, 3, 1, 4), q)
-    with pytest.raises(ValueError, match="even"):
+
+    def refuses(error, message, wrong):
+        with pytest.raises(error, match=rf"^{name} must {message}"):
+            which(**dict.fromkeys("qkv", q) | {name: wrong})
+
+    refuses(ValueError, r"have shape \[B, T, H, P\].*, got \[2, 1, 4\]", q[0])
+    if name != "q":
+        refuses(ValueError, r"have shape .* = \[1, 2, 1, 4\], got \[1, 3, 1, 4\]", torch.zeros(1, 3, 1, 4))
+        refuses(ValueError, "be on cpu like q, got meta", q.to("meta"))
+    refuses(TypeError, "be a floating tensor, got ndarray", q.numpy())
+    refuses(TypeError, "have a floating dtype, got torch.int64", q.long())
+
+
+@pytest.mark.parametrize("which", [attention, with_cache, loop])
+def test_heads_are_turned_in_pairs(which):
+    with pytest.raises(ValueError, match=r"^q must have an even P, got 3"):
         which(*[torch.zeros(1, 2, 1, 3)] * 3)
+
+
+@pytest.mark.parametrize("which", [rotary, loop_rotary])
+def test_rotary_errors_name_the_argument(which):
+    x, positions = torch.zeros(5, 1, 4), torch.arange(5)
+    with pytest.raises(ValueError, match=r"^x must have shape \[..., T, H, P\], P even, got \[5, 1, 3\]"):
+        which(x[..., :3], positions)
+    with pytest.raises(ValueError, match=r"^x must have shape .*, got \[1, 4\]"):
+        which(x[0], positions)
+    for wrong in (positions[:1], positions[:, None]):
+        with pytest.raises(ValueError, match=r"^positions must have shape \[T\] = \[5\], got \["):
+            which(x, wrong)
+    with pytest.raises(TypeError, match=r"^x must be a floating tensor, got torch\.int64"):
+        which(x.long(), positions)

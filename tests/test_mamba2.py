@@ -116,21 +116,48 @@ def test_an_empty_sequence_returns_the_state():
     assert y.shape == (2, 0, 2, 3) and torch.equal(state, args[-1])
 
 
-@pytest.mark.parametrize("which", [mamba2, loop])
-@pytest.mark.parametrize("name", ["dt", "A", "C", "D", "state"])
+WAYS = pytest.mark.parametrize("which", [mamba2, loop, mamba2_step_, loop_step])
+
+
+def arguments(which):
+    """Legal arguments by name, of a sequence or of a token."""
+    args = dict(zip(NAMES, inputs((2, 3, 1, 2, 3, 4)), strict=True))
+    if which in (mamba2_step_, loop_step):
+        args = {name: v[:, 0] if name in ("x", "dt", "B", "C") else v for name, v in args.items()}
+        args["state"] = args.pop("initial_state")
+    return args
+
+
+@WAYS
+@pytest.mark.parametrize("name", ["x", "dt", "A", "B", "C", "D", "state"])
 def test_errors_name_the_argument(which, name):
-    args = dict(zip((*NAMES[:-1], "state"), inputs((2, 3, 1, 2, 3, 4)), strict=True))
-    args[name] = args[name][..., :-1]
-    with pytest.raises(ValueError, match=rf"^{name} needs shape \[.*\] beside x and B, got \[.*\]"):
-        which(*args.values())
+    args = arguments(which)
+    name = name if name in args else "initial_state"
+    value = args[name]
+
+    def refuses(error, message, wrong):
+        with pytest.raises(error, match=rf"^{name} must {message}"):
+            which(**args | {name: wrong})
+
+    refuses(ValueError, r"have shape \[.*\], got \[.*\]", value[None])
+    if name not in ("x", "B"):  # the sizes that others must have
+        refuses(ValueError, r"have shape \[.*\] = \[.*\], got \[.*\]", value[..., :-1])
+        refuses(ValueError, "be on cpu like x, got meta", value.to("meta"))
+    refuses(TypeError, "be a floating tensor, got ndarray", value.detach().numpy())
+    refuses(TypeError, "have a floating dtype, got torch.int64", value.long())
+    if name.endswith("state"):
+        refuses(TypeError, "be float32 or float64, got torch.bfloat16", value.bfloat16())
+    if name != "D" and name != "initial_state":
+        refuses(TypeError, "be a floating tensor, got NoneType", None)
 
 
-@pytest.mark.parametrize("which", [mamba2, loop])
-def test_groups_must_divide_heads(which):
-    args = inputs((1, 3, 2, 1, 3, 4))
-    args[3] = args[4] = torch.zeros(1, 3, 3, 4, dtype=torch.float64)
-    with pytest.raises(ValueError, match="groups that divides the 2 heads of x, got 3"):
-        which(*args)
+@WAYS
+@pytest.mark.parametrize("groups", [0, 3])
+def test_groups_must_divide_heads(which, groups):
+    args = arguments(which)
+    args["B"] = args["C"] = args["B"].new_zeros(*args["B"].shape[:-2], groups, 4)
+    with pytest.raises(ValueError, match=f"^B must have a G that divides the 2 heads of x, got {groups}"):
+        which(**args)
 
 
 def test_chunk_length_must_be_positive():
