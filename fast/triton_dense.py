@@ -17,7 +17,6 @@ columns of a block; LEVELS = log2(BT). All tokens lie in one row; chunk c holds 
 chunks first[s] .. first[s + 1]. Everything inside is float32, whatever the inputs are.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -54,6 +53,24 @@ def _chunk(p_begin, p_end, i_c, BT: tl.constexpr):
     """The tokens of chunk i_c, and which of them exist."""
     o_t = tl.load(p_begin + i_c) + tl.arange(0, BT)
     return o_t, o_t < tl.load(p_end + i_c)
+
+
+@triton.jit
+def _program(size, BLOCK: tl.constexpr):
+    """This program's chunk (or sequence), and its block of so many slots (or columns).
+
+    All programs lie on the first axis of the grid, which takes 2^31 - 1; the others take 65,535. Those of a chunk lie
+    side by side, because they read the same tokens.
+    """
+    i, blocks = tl.program_id(0), tl.cdiv(size, BLOCK)
+    return (i // blocks).to(tl.int64), i % blocks
+
+
+@triton.jit
+def _program_of_state(M, D, BM: tl.constexpr, BD: tl.constexpr):
+    """This program's sequence, block of slots and block of columns."""
+    i, i_m = _program(M, BM)
+    return i // tl.cdiv(D, BD), i_m, i % tl.cdiv(D, BD)
 
 
 @triton.jit
@@ -169,7 +186,7 @@ def states_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Owns BM x BD numbers of one sequence's state; carries them through its chunks, writing what enters each."""
-    i_m, i_d, i_s = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    i_s, i_m, i_d = _program_of_state(M, D, BM, BD)
     o_m, o_d = i_m * BM + tl.arange(0, BM), i_d * BD + tl.arange(0, BD)
     m_m = o_m < M
     b_h = _load(p_initial + i_s * M * D, o_m, m_m, o_d, D)
@@ -192,7 +209,7 @@ def inner_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """Owns BM slots of one chunk. Reads x, the state that enters and <x, x>; writes <H, x>, |h|^2 and psi."""
-    i_m, i_c = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_c, i_m = _program(M, BM)
     o_m = i_m * BM + tl.arange(0, BM)
     m_m = o_m < M
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
@@ -245,7 +262,8 @@ def read_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Owns BD columns of one chunk's y = (psi P) H + A x, all slots in order."""
-    o_d, i_c = tl.program_id(0) * BD + tl.arange(0, BD), tl.program_id(1).to(tl.int64)
+    i_c, i_d = _program(D, BD)
+    o_d = i_d * BD + tl.arange(0, BD)
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
     b_y = tl.dot(_load_tile(p_tile, i_c, BT), _load(p_x, o_t, m_t, o_d, D), input_precision=PRECISION)
     for i_m in range(0, tl.cdiv(M, BM)):
@@ -262,7 +280,7 @@ def pull_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """Owns BM slots of one chunk. Reads dy, the state that enters, <dy, x>; writes dphi, <H, dy>, N, nu, a_1^2 N_1."""
-    i_m, i_c = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_c, i_m = _program(M, BM)
     o_m = i_m * BM + tl.arange(0, BM)
     m_m = o_m < M
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
@@ -295,7 +313,7 @@ def adjoint_kernel(
 ):  # fmt: skip
     """Owns BM x BD numbers of one sequence's adjoint; carries them back through its chunks, writing the gradient of
     the state that leaves each."""
-    i_m, i_d, i_s = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    i_s, i_m, i_d = _program_of_state(M, D, BM, BD)
     o_m, o_d = i_m * BM + tl.arange(0, BM), i_d * BD + tl.arange(0, BD)
     m_m = o_m < M
     b_l = _load(p_dfinal + i_s * M * D, o_m, m_m, o_d, D)
@@ -321,7 +339,7 @@ def gates_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """Owns BM slots of one chunk. Reads the state that enters and the adjoint of the one that leaves; writes dtheta."""
-    i_m, i_c = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_c, i_m = _program(M, BM)
     o_m, o = i_m * BM + tl.arange(0, BM), tl.arange(0, BT)
     m_m = o_m < M
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
@@ -367,7 +385,8 @@ def offers_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Owns BD columns of one chunk's dx = A^T dy + (B + B^T) x + (theta keep) L + (nu P) H, all slots in order."""
-    o_d, i_c = tl.program_id(0) * BD + tl.arange(0, BD), tl.program_id(1).to(tl.int64)
+    i_c, i_d = _program(D, BD)
+    o_d = i_d * BD + tl.arange(0, BD)
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
     b_tile, b_twin = _load_tile(p_tile, i_c, BT), _load_tile(p_twin, i_c, BT)
     b_dx = tl.dot(tl.trans(b_tile), _load(p_dy, o_t, m_t, o_d, D), input_precision=PRECISION)
@@ -396,15 +415,32 @@ class Blocks(NamedTuple):
     warps: int
 
 
+MOST_PROGRAMS = 2**31 - 1  # of a grid's first axis
 DEFAULT = Blocks(32, 16, 32, 8)  # fits any card, no kernel spills on an H100: docs/kernels.md, section 6
 CONFIGURATIONS = (DEFAULT, Blocks(16, 16, 64, 8), Blocks(32, 16, 64, 4), Blocks(64, 16, 32, 8))
 
 
 def why_not() -> str | None:
-    """None if the kernels can run here, else the reason."""
-    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+    """None if the kernels can run here, else the reason.
+
+    Triton decided whether they are compiled or interpreted when this file was imported, and about its own functions,
+    which they call, when it was itself imported. TRITON_INTERPRET has no say after that.
+    """
+    if _is_interpreted(gram_kernel) != _is_interpreted(tl.cdiv):
+        return "TRITON_INTERPRET changed between the imports of triton and of fast: set it before Python starts"
+    if _is_interpreted(gram_kernel) or torch.cuda.is_available():
         return None
+    if triton.knobs.runtime.interpret:
+        return "no GPU was found, and TRITON_INTERPRET was set after fast was imported: set it before Python starts"
     return "no GPU was found (TRITON_INTERPRET=1, set before Python starts, runs the kernels slowly on a CPU)"
+
+
+def _is_interpreted(function) -> bool:
+    return not isinstance(function, triton.JITFunction)
+
+
+if _is_interpreted(tl.cdiv):
+    import triton.experimental.gluon  # the first call would, and fail if TRITON_INTERPRET is gone by then
 
 
 def factorization_memory(
@@ -478,10 +514,21 @@ def _capacity(x: Tensor, cu_seqlens: Tensor | None, length: int) -> int:
     return rows * -(-tokens // length) if cu_seqlens is None else tokens // length + cu_seqlens.shape[0] - 1
 
 
-def _launch(kernel, grid: tuple[int, ...], *args, warps: int, **constants) -> None:
-    """An empty grid is legal here, though not in Triton."""
-    if all(grid):
-        kernel[grid](*args, **{n: v for n, v in constants.items() if n in kernel.arg_names}, num_warps=warps)
+def _launch(kernel, programs: int, *args, warps: int, **constants) -> None:
+    """On the device of the first argument. No programs at all are legal here, though not in Triton."""
+    if programs:
+        constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
+        with torch.cuda.device_of(args[0]):  # Triton launches on the current device, wherever the pointers lead
+            kernel[_grid(programs)](*args, **constants, num_warps=warps)
+
+
+def _grid(programs: int) -> tuple[int]:
+    if programs > MOST_PROGRAMS:
+        raise ValueError(
+            f"backend 'triton' takes at most {MOST_PROGRAMS:,} programs at a time, this call needs {programs:,}: "
+            "pass fewer sequences or tokens"
+        )
+    return (programs,)
 
 
 def _precision(asked: str, x: Tensor) -> str:
@@ -531,14 +578,14 @@ def _forward_op(
     begin, end, first = _chunks(x, cu_seqlens, bt)
     c = _constants(Blocks(bt, bm, bd, warps), _precision(precision, x))
     by_slot, by_width = triton.cdiv(M, bm), triton.cdiv(D, bd)
-    _launch(gram_kernel, (chunks,), x, x, gram, begin, end, D, **c)
+    _launch(gram_kernel, chunks, x, x, gram, begin, end, D, **c)
     _launch(
-        states_kernel, (by_slot, by_width, sequences), theta, x, initial, states, final, begin, end, first, M, D, **c
+        states_kernel, sequences * by_slot * by_width, theta, x, initial, states, final, begin, end, first, M, D, **c
     )
-    _launch(inner_kernel, (by_slot, chunks), theta, phi, x, states, gram, start, norm, norm0, psi, begin, end,
+    _launch(inner_kernel, chunks * by_slot, theta, phi, x, states, gram, start, norm, norm0, psi, begin, end,
             M, D, eps, **c)  # fmt: skip
-    _launch(tile_kernel, (chunks,), theta, psi, tile, begin, end, M, SYMMETRIC=False, **c)
-    _launch(read_kernel, (by_width, chunks), theta, x, states, psi, tile, y, begin, end, M, D, **c)
+    _launch(tile_kernel, chunks, theta, psi, tile, begin, end, M, SYMMETRIC=False, **c)
+    _launch(read_kernel, chunks * by_width, theta, x, states, psi, tile, y, begin, end, M, D, **c)
     return y, final, *saved
 
 
@@ -557,15 +604,15 @@ def _backward_op(
     begin, end, _ = at = _chunks(x, cu_seqlens, bt)
     c = _constants(Blocks(bt, bm, bd, warps), _precision(precision, x))
     by_slot, by_width = triton.cdiv(M, bm), triton.cdiv(D, bd)
-    _launch(gram_kernel, (chunks,), dy, x, cross, begin, end, D, **c)
-    _launch(pull_kernel, (by_slot, chunks), theta, dy, states, cross, norm, psi, dphi, f, pull, nu, radial, begin, end,
+    _launch(gram_kernel, chunks, dy, x, cross, begin, end, D, **c)
+    _launch(pull_kernel, chunks * by_slot, theta, dy, states, cross, norm, psi, dphi, f, pull, nu, radial, begin, end,
             M, D, eps, **c)  # fmt: skip
-    _launch(adjoint_kernel, (by_slot, by_width, sequences), theta, x, dy, states, psi, nu, radial, dfinal, adjoint,
+    _launch(adjoint_kernel, sequences * by_slot * by_width, theta, x, dy, states, psi, nu, radial, dfinal, adjoint,
             dinitial, *at, M, D, **c)  # fmt: skip
-    _launch(gates_kernel, (by_slot, chunks), theta, x, states, adjoint, gram, cross, start, f, norm, norm0, psi, pull,
+    _launch(gates_kernel, chunks * by_slot, theta, x, states, adjoint, gram, cross, start, f, norm, norm0, psi, pull,
             dtheta, begin, end, M, D, **c)  # fmt: skip
-    _launch(tile_kernel, (chunks,), theta, nu, twin, begin, end, M, SYMMETRIC=True, **c)
-    _launch(offers_kernel, (by_width, chunks), theta, x, dy, states, adjoint, nu, tile, twin, dx, begin, end, M, D, **c)
+    _launch(tile_kernel, chunks, theta, nu, twin, begin, end, M, SYMMETRIC=True, **c)
+    _launch(offers_kernel, chunks * by_width, theta, x, dy, states, adjoint, nu, tile, twin, dx, begin, end, M, D, **c)
     return dtheta, dphi, dx, dinitial
 
 

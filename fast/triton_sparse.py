@@ -36,17 +36,23 @@ from fast.triton_dense import _launch, _load, _store
 
 
 @triton.jit
+def _per_row(L, BP: tl.constexpr):
+    """Chunks of a row. cdiv would add first, and L may be as large as 32 bits hold."""
+    return (L - 1) // BP + 1
+
+
+@triton.jit
 def _chunks(n, L, BP: tl.constexpr, BG: tl.constexpr):
     """This program's chunks and where each begins and ends; one that does not exist ends where it begins."""
     o_c = tl.program_id(0).to(tl.int64) * BG + tl.arange(0, BG)
-    row = o_c // tl.cdiv(L, BP)
-    begin = row * L + o_c % tl.cdiv(L, BP) * BP
+    row = o_c // _per_row(L, BP)
+    begin = row * L + o_c % _per_row(L, BP) * BP
     return o_c, begin, tl.where(row * L < n, tl.minimum(begin + BP, (row + 1) * L), begin)
 
 
 @triton.jit
 def _chunk_of(o_p, L, BP: tl.constexpr):
-    return o_p // L * tl.cdiv(L, BP) + o_p % L // BP
+    return o_p // L * _per_row(L, BP) + o_p % L // BP
 
 
 @triton.jit
@@ -295,24 +301,24 @@ def _bounds(run: Tensor, runs: int) -> Tensor:
 
 
 class _Plan(NamedTuple):
-    """What the launches of a call share: how many of what, the sizes that kernels take, constants, grids."""
+    """What the launches of a call share: how many of what, the sizes that kernels take, constants, programs."""
 
     runs: int
     tokens: int
     chunks: int
     sizes: tuple[int, int, int]  # n, L, D
     constants: dict[str, int]
-    by_run: tuple[int]
-    by_token: tuple[int]
-    by_chunk: tuple[int]
+    by_run: int
+    by_token: int
+    by_chunk: int
 
 
 def _plan(theta: Tensor, x: Tensor, final: Tensor, blocks: Blocks) -> _Plan:
     (rows, tokens, per_token), width = theta.shape, x.shape[-1]
     row, c = tokens * per_token, blocks.constants(width)
     counts = final.shape[0] * final.shape[1], rows * tokens, rows * triton.cdiv(row, blocks.pairs)
-    grids = ((triton.cdiv(count, c["BG"]) if row else 0,) for count in counts)  # without a token, slots are still there
-    return _Plan(*counts, (rows * row, row, width), c, *grids)
+    programs = (triton.cdiv(count, c["BG"]) if row else 0 for count in counts)  # without a token, slots are still there
+    return _Plan(*counts, (rows * row, row, width), c, *programs)
 
 
 def _outputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save, pairs, numbers, warps):

@@ -30,7 +30,7 @@ STEPS = f"{LAWS}::test_decode_steps_are_a_prefill"
 KERNELS = "tests/test_triton.py"
 PACKED_BLOCKS = f"{KERNELS}::test_obeys[packed_sequences_are_separate_sequences]"
 BLOCKS = f"{KERNELS}::test_more_slots_and_columns_than_a_block {PACKED_BLOCKS}"
-STEP_KERNELS = "tests/test_triton_step.py"
+STEP_KERNELS, LAUNCHES = "tests/test_triton_step.py", "tests/test_triton_launch.py"
 TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/test_triton_sparse.py"
 GROUPED, PAIRS = "fast/sparse.py", f"{PARITY}[sparse-grouped]"
 PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-grouped]"
@@ -432,7 +432,8 @@ FAULTS = [
     *planted(
         TRITON_STEP, STEP_KERNELS,
         ("step kernel: offsets of sequences in 32 bits",
-         "i_b, i_g = tl.program_id(0).to(tl.int64)", "i_b, i_g = tl.program_id(0)"),
+         "i_b, i_g = _program(K, BG)",
+         "i_b, i_g = tl.program_id(0) // tl.cdiv(K, BG), tl.program_id(0) % tl.cdiv(K, BG)"),
         ("step kernel: offsets of slots in 32 bits", "o_m = o_k.to(tl.int64)", "o_m = o_k"),
         ("step kernel: slots named in 32 bits", "mask=m_k, other=0).to(tl.int64)", "mask=m_k, other=0).to(tl.int32)"),
         ("step kernel: offsets of columns in 32 bits", "o_d[None, :].to(tl.int64) * s_d", "o_d[None, :] * s_d"),
@@ -457,7 +458,7 @@ FAULTS = [
          "tl.sum(b_psi[:, None] * b_h, 0)  # (6)",
          "tl.sum(b_psi[:, None] * tl.load(p_before + at, mask=mask, other=0.0), 0)  # (6)"),
         ("step kernel: old state overwritten", "tl.store(p_after + at", "tl.store(p_before + at"),
-        ("step kernel: groups share one place", "tl.num_programs(1) + i_g) * D", "tl.num_programs(1)) * D"),
+        ("step kernel: groups share one place", "tl.cdiv(K, BG) + i_g) * D", "tl.cdiv(K, BG)) * D"),
         ("step kernel: slots ignored",
          "        if SPARSE:\n            o_m = tl.load(p_slots + i_b * K + o_k, mask=m_k, other=0).to(tl.int64)\n",
          ""),
@@ -475,7 +476,7 @@ FAULTS = [
         ("step kernel: a group too many is merged",
          "mask=(o_g < groups)[:, None] & m_d[None, :]", "mask=(o_g < groups + 1)[:, None] & m_d[None, :]"),
         ("step kernel: only the first columns are merged",
-         "tl.program_id(1) * BD + tl.arange(0, BD)\n    m_d", "tl.arange(0, BD)\n    m_d"),
+         "o_d = i_d * BD + tl.arange(0, BD)\n    m_d", "o_d = tl.arange(0, BD)\n    m_d"),
         ("step kernel: group size follows the batch",
          "constants = blocks.constants(K, D)",
          "constants = blocks._replace(slots=triton.next_power_of_2(4 * B)).constants(K, D)"),
@@ -492,6 +493,26 @@ FAULTS = [
          "return x.new_empty(x.shape), x.new_empty(x.shape)"),
     ),
     *planted(
+        TRITON, LAUNCHES,
+        ("launch: programs on the second axis", "return (programs,)", "return 1, programs"),
+        ("launch: more programs than a grid takes", "if programs > MOST_PROGRAMS:", "if False:"),
+        ("launch: on the current device", "with torch.cuda.device_of(args[0]):", "if True:"),
+        ("backends: the variable counts, not what was decided",
+         "if _is_interpreted(gram_kernel) or torch", "if triton.knobs.runtime.interpret or torch"),
+        ("backends: triton's own functions are not asked",
+         "if _is_interpreted(gram_kernel) != _is_interpreted(tl.cdiv):\n", "if False:\n"),
+        ("backends: no word on a variable set late", "    if triton.knobs.runtime.interpret:\n", "    if False:\n"),
+        ("interpreter: first call needs the variable", "if _is_interpreted(tl.cdiv):\n", "if False:\n"),
+    ),
+    *planted(
+        TRITON_STEP, LAUNCHES,
+        ("step launch: on the current device", "with torch.cuda.device_of(x):", "if True:"),
+    ),
+    *planted(
+        TRITON_SPARSE, LAUNCHES,
+        ("sparse kernel: chunks of a long row overflow", "return (L - 1) // BP + 1", "return tl.cdiv(L, BP)"),
+    ),
+    *planted(
         INIT, STEP_KERNELS,
         ("step kernel: taken where gradients are asked for", " and not differentiate\n", "\n"),
         ("step kernel: taken by float64 states", "state.dtype == torch.float32", "True"),
@@ -500,10 +521,10 @@ FAULTS = [
         TRITON_SPARSE, SPARSE_KERNELS,
         ("sparse kernel: chunks reach into the next row", "tl.minimum(begin + BP, (row + 1) * L)", "begin + BP"),
         ("sparse kernel: chunks do not begin with a row",
-         "begin = row * L + o_c % tl.cdiv(L, BP) * BP", "begin = o_c * BP"),
+         "begin = row * L + o_c % _per_row(L, BP) * BP", "begin = o_c * BP"),
         ("sparse kernel: last chunk of a row lost",
-         "row = o_c // tl.cdiv(L, BP)", "row = o_c // tl.maximum(L // BP, 1)"),
-        ("sparse kernel: chunks of a pair counted short", "o_p // L * tl.cdiv(L, BP)", "o_p // L * (L // BP)"),
+         "row = o_c // _per_row(L, BP)", "row = o_c // tl.maximum(L // BP, 1)"),
+        ("sparse kernel: chunks of a pair counted short", "o_p // L * _per_row(L, BP)", "o_p // L * (L // BP)"),
         ("sparse kernel: only the list's first pair begins a run",
          "m_p & (run != _run(p_run, o_p - 1, m_p, n))", "m_p & (o_p == 0)"),
         ("sparse kernel: only the list's last pair ends a run",
@@ -619,6 +640,12 @@ FAULTS = [
         ("evaluate: emptied keeps its state", "None if reset else state", "state"),
         ("evaluate: a loss counts one bucket early", "bucket_of[places]", "bucket_of[(places - 1).clamp(0)]"),
         ("evaluate: windows are drawn, not files", "draws @ count", "draws.sum(1, keepdims=True) * count.mean(0)"),
+    ),
+    *planted(
+        "lm/demo.py", "tests/test_command_line.py -k kernels",
+        ("demo: sparse kernels not checked",
+         'return dtype != torch.float64 and device', 'return form == "dense" and dtype != torch.float64 and device'),
+        ("demo: a CPU interprets kernels", ' and device != "cpu"\n', "\n"),
     ),
     *planted(
         "lm/demo.py", "tests/test_command_line.py -k verdict",
