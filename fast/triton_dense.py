@@ -17,7 +17,7 @@ columns of a block; LEVELS = log2(BT). All tokens lie in one row; chunk c holds 
 chunks first[s] .. first[s + 1]. Everything inside is float32, whatever the inputs are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -53,24 +53,6 @@ def _chunk(p_begin, p_end, i_c, BT: tl.constexpr):
     """The tokens of chunk i_c, and which of them exist."""
     o_t = tl.load(p_begin + i_c) + tl.arange(0, BT)
     return o_t, o_t < tl.load(p_end + i_c)
-
-
-@triton.jit
-def _program(size, BLOCK: tl.constexpr):
-    """This program's chunk (or sequence), and its block of so many slots (or columns).
-
-    All programs lie on the first axis of the grid, which takes 2^31 - 1; the others take 65,535. Those of a chunk lie
-    side by side, because they read the same tokens.
-    """
-    i, blocks = tl.program_id(0), tl.cdiv(size, BLOCK)
-    return (i // blocks).to(tl.int64), i % blocks
-
-
-@triton.jit
-def _program_of_state(M, D, BM: tl.constexpr, BD: tl.constexpr):
-    """This program's sequence, block of slots and block of columns."""
-    i, i_m = _program(M, BM)
-    return i // tl.cdiv(D, BD), i_m, i % tl.cdiv(D, BD)
 
 
 @triton.jit
@@ -186,7 +168,7 @@ def states_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Owns BM x BD numbers of one sequence's state; carries them through its chunks, writing what enters each."""
-    i_s, i_m, i_d = _program_of_state(M, D, BM, BD)
+    i_m, i_d, i_s = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     o_m, o_d = i_m * BM + tl.arange(0, BM), i_d * BD + tl.arange(0, BD)
     m_m = o_m < M
     b_h = _load(p_initial + i_s * M * D, o_m, m_m, o_d, D)
@@ -209,7 +191,7 @@ def inner_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """Owns BM slots of one chunk. Reads x, the state that enters and <x, x>; writes <H, x>, |h|^2 and psi."""
-    i_c, i_m = _program(M, BM)
+    i_m, i_c = tl.program_id(0), tl.program_id(1).to(tl.int64)
     o_m = i_m * BM + tl.arange(0, BM)
     m_m = o_m < M
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
@@ -262,8 +244,7 @@ def read_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Owns BD columns of one chunk's y = (psi P) H + A x, all slots in order."""
-    i_c, i_d = _program(D, BD)
-    o_d = i_d * BD + tl.arange(0, BD)
+    o_d, i_c = tl.program_id(0) * BD + tl.arange(0, BD), tl.program_id(1).to(tl.int64)
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
     b_y = tl.dot(_load_tile(p_tile, i_c, BT), _load(p_x, o_t, m_t, o_d, D), input_precision=PRECISION)
     for i_m in range(0, tl.cdiv(M, BM)):
@@ -280,7 +261,7 @@ def pull_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """Owns BM slots of one chunk. Reads dy, the state that enters, <dy, x>; writes dphi, <H, dy>, N, nu, a_1^2 N_1."""
-    i_c, i_m = _program(M, BM)
+    i_m, i_c = tl.program_id(0), tl.program_id(1).to(tl.int64)
     o_m = i_m * BM + tl.arange(0, BM)
     m_m = o_m < M
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
@@ -313,7 +294,7 @@ def adjoint_kernel(
 ):  # fmt: skip
     """Owns BM x BD numbers of one sequence's adjoint; carries them back through its chunks, writing the gradient of
     the state that leaves each."""
-    i_s, i_m, i_d = _program_of_state(M, D, BM, BD)
+    i_m, i_d, i_s = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     o_m, o_d = i_m * BM + tl.arange(0, BM), i_d * BD + tl.arange(0, BD)
     m_m = o_m < M
     b_l = _load(p_dfinal + i_s * M * D, o_m, m_m, o_d, D)
@@ -339,7 +320,7 @@ def gates_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """Owns BM slots of one chunk. Reads the state that enters and the adjoint of the one that leaves; writes dtheta."""
-    i_c, i_m = _program(M, BM)
+    i_m, i_c = tl.program_id(0), tl.program_id(1).to(tl.int64)
     o_m, o = i_m * BM + tl.arange(0, BM), tl.arange(0, BT)
     m_m = o_m < M
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
@@ -385,8 +366,7 @@ def offers_kernel(
     BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Owns BD columns of one chunk's dx = A^T dy + (B + B^T) x + (theta keep) L + (nu P) H, all slots in order."""
-    i_c, i_d = _program(D, BD)
-    o_d = i_d * BD + tl.arange(0, BD)
+    o_d, i_c = tl.program_id(0) * BD + tl.arange(0, BD), tl.program_id(1).to(tl.int64)
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
     b_tile, b_twin = _load_tile(p_tile, i_c, BT), _load_tile(p_twin, i_c, BT)
     b_dx = tl.dot(tl.trans(b_tile), _load(p_dy, o_t, m_t, o_d, D), input_precision=PRECISION)
@@ -415,7 +395,11 @@ class Blocks(NamedTuple):
     warps: int
 
 
-MOST_PROGRAMS = 2**31 - 1  # of a grid's first axis
+GRID = (2**31 - 1, 65_535, 65_535)  # programs that a GPU takes on the axes of one launch
+PART = 1 << 15  # chunks or sequences of a launch where one has no room for all; a power of 2 keeps pointers aligned
+# What kernels of a grid (blocks, chunks) index by the chunk, and those of (blocks, blocks, sequences) by the sequence.
+BY_CHUNK = {"p_states", "p_adjoint", "p_gram", "p_cross", "p_tile", "p_twin", "p_norm0", "p_radial", "p_begin", "p_end"}
+BY_SEQUENCE = {"p_initial", "p_final", "p_dfinal", "p_dinitial", "p_first"}
 DEFAULT = Blocks(32, 16, 32, 8)  # fits any card, no kernel spills on an H100: docs/kernels.md, section 6
 CONFIGURATIONS = (DEFAULT, Blocks(16, 16, 64, 8), Blocks(32, 16, 64, 4), Blocks(64, 16, 32, 8))
 
@@ -482,7 +466,8 @@ def fastest(theta: Tensor, phi: Tensor, x: Tensor, measure: Callable = triton.te
     times = {}
     for blocks in CONFIGURATIONS:
         try:
-            times[blocks] = measure(partial(both, blocks))
+            with torch.cuda.device_of(x):  # where the events of a measurement are recorded
+                times[blocks] = measure(partial(both, blocks))
         except triton.OutOfResources:
             continue
     return min(times, key=times.get)
@@ -514,21 +499,33 @@ def _capacity(x: Tensor, cu_seqlens: Tensor | None, length: int) -> int:
     return rows * -(-tokens // length) if cu_seqlens is None else tokens // length + cu_seqlens.shape[0] - 1
 
 
-def _launch(kernel, programs: int, *args, warps: int, **constants) -> None:
-    """On the device of the first argument. No programs at all are legal here, though not in Triton."""
-    if programs:
+def _launch(kernel, grid: tuple[int, ...], *args, warps: int, **constants) -> None:
+    """On the device of the first argument. An empty grid is legal here, though not in Triton."""
+    if all(grid):
         constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
         with torch.cuda.device_of(args[0]):  # Triton launches on the current device, wherever the pointers lead
-            kernel[_grid(programs)](*args, **constants, num_warps=warps)
+            for part, these in _parts(kernel, grid, args):
+                kernel[_checked_grid(*part)](*these, **constants, num_warps=warps)
 
 
-def _grid(programs: int) -> tuple[int]:
-    if programs > MOST_PROGRAMS:
+def _parts(kernel, grid: tuple[int, ...], args: tuple) -> Iterator[tuple[tuple[int, ...], tuple]]:
+    """One launch, or several if there are more chunks or sequences than the last axis of a grid has room for."""
+    if grid[-1] <= GRID[len(grid) - 1]:
+        yield grid, args
+        return
+    cut = BY_CHUNK if len(grid) == 2 else BY_SEQUENCE
+    for begin in range(0, grid[-1], PART):
+        these = (v[begin:] if name in cut else v for name, v in zip(kernel.arg_names, args, strict=False))
+        yield (*grid[:-1], min(PART, grid[-1] - begin)), tuple(these)
+
+
+def _checked_grid(*grid: int) -> tuple[int, ...]:
+    if any(size > limit for size, limit in zip(grid, GRID, strict=False)):
         raise ValueError(
-            f"backend 'triton' takes at most {MOST_PROGRAMS:,} programs at a time, this call needs {programs:,}: "
-            "pass fewer sequences or tokens"
+            f"backend 'triton' can launch a grid of at most {GRID}, this call needs {grid}: "
+            "pass fewer sequences, tokens, slots or columns at a time"
         )
-    return (programs,)
+    return grid
 
 
 def _precision(asked: str, x: Tensor) -> str:
@@ -578,14 +575,14 @@ def _forward_op(
     begin, end, first = _chunks(x, cu_seqlens, bt)
     c = _constants(Blocks(bt, bm, bd, warps), _precision(precision, x))
     by_slot, by_width = triton.cdiv(M, bm), triton.cdiv(D, bd)
-    _launch(gram_kernel, chunks, x, x, gram, begin, end, D, **c)
+    _launch(gram_kernel, (chunks,), x, x, gram, begin, end, D, **c)
     _launch(
-        states_kernel, sequences * by_slot * by_width, theta, x, initial, states, final, begin, end, first, M, D, **c
+        states_kernel, (by_slot, by_width, sequences), theta, x, initial, states, final, begin, end, first, M, D, **c
     )
-    _launch(inner_kernel, chunks * by_slot, theta, phi, x, states, gram, start, norm, norm0, psi, begin, end,
+    _launch(inner_kernel, (by_slot, chunks), theta, phi, x, states, gram, start, norm, norm0, psi, begin, end,
             M, D, eps, **c)  # fmt: skip
-    _launch(tile_kernel, chunks, theta, psi, tile, begin, end, M, SYMMETRIC=False, **c)
-    _launch(read_kernel, chunks * by_width, theta, x, states, psi, tile, y, begin, end, M, D, **c)
+    _launch(tile_kernel, (chunks,), theta, psi, tile, begin, end, M, SYMMETRIC=False, **c)
+    _launch(read_kernel, (by_width, chunks), theta, x, states, psi, tile, y, begin, end, M, D, **c)
     return y, final, *saved
 
 
@@ -604,15 +601,15 @@ def _backward_op(
     begin, end, _ = at = _chunks(x, cu_seqlens, bt)
     c = _constants(Blocks(bt, bm, bd, warps), _precision(precision, x))
     by_slot, by_width = triton.cdiv(M, bm), triton.cdiv(D, bd)
-    _launch(gram_kernel, chunks, dy, x, cross, begin, end, D, **c)
-    _launch(pull_kernel, chunks * by_slot, theta, dy, states, cross, norm, psi, dphi, f, pull, nu, radial, begin, end,
+    _launch(gram_kernel, (chunks,), dy, x, cross, begin, end, D, **c)
+    _launch(pull_kernel, (by_slot, chunks), theta, dy, states, cross, norm, psi, dphi, f, pull, nu, radial, begin, end,
             M, D, eps, **c)  # fmt: skip
-    _launch(adjoint_kernel, sequences * by_slot * by_width, theta, x, dy, states, psi, nu, radial, dfinal, adjoint,
+    _launch(adjoint_kernel, (by_slot, by_width, sequences), theta, x, dy, states, psi, nu, radial, dfinal, adjoint,
             dinitial, *at, M, D, **c)  # fmt: skip
-    _launch(gates_kernel, chunks * by_slot, theta, x, states, adjoint, gram, cross, start, f, norm, norm0, psi, pull,
+    _launch(gates_kernel, (by_slot, chunks), theta, x, states, adjoint, gram, cross, start, f, norm, norm0, psi, pull,
             dtheta, begin, end, M, D, **c)  # fmt: skip
-    _launch(tile_kernel, chunks, theta, nu, twin, begin, end, M, SYMMETRIC=True, **c)
-    _launch(offers_kernel, chunks * by_width, theta, x, dy, states, adjoint, nu, tile, twin, dx, begin, end, M, D, **c)
+    _launch(tile_kernel, (chunks,), theta, nu, twin, begin, end, M, SYMMETRIC=True, **c)
+    _launch(offers_kernel, (by_width, chunks), theta, x, dy, states, adjoint, nu, tile, twin, dx, begin, end, M, D, **c)
     return dtheta, dphi, dx, dinitial
 
 

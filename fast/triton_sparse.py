@@ -301,24 +301,24 @@ def _bounds(run: Tensor, runs: int) -> Tensor:
 
 
 class _Plan(NamedTuple):
-    """What the launches of a call share: how many of what, the sizes that kernels take, constants, programs."""
+    """What the launches of a call share: how many of what, the sizes that kernels take, constants, grids."""
 
     runs: int
     tokens: int
     chunks: int
     sizes: tuple[int, int, int]  # n, L, D
     constants: dict[str, int]
-    by_run: int
-    by_token: int
-    by_chunk: int
+    by_run: tuple[int]
+    by_token: tuple[int]
+    by_chunk: tuple[int]
 
 
 def _plan(theta: Tensor, x: Tensor, final: Tensor, blocks: Blocks) -> _Plan:
     (rows, tokens, per_token), width = theta.shape, x.shape[-1]
     row, c = tokens * per_token, blocks.constants(width)
     counts = final.shape[0] * final.shape[1], rows * tokens, rows * triton.cdiv(row, blocks.pairs)
-    programs = (triton.cdiv(count, c["BG"]) if row else 0 for count in counts)  # without a token, slots are still there
-    return _Plan(*counts, (rows * row, row, width), c, *programs)
+    grids = ((triton.cdiv(count, c["BG"]) if row else 0,) for count in counts)  # without a token, slots are still there
+    return _Plan(*counts, (rows * row, row, width), c, *grids)
 
 
 def _outputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save, pairs, numbers, warps):

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fast.triton_dense import _grid, _program
+from fast.triton_dense import GRID, _checked_grid
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def step_kernel(
 
     A slot outside the state is left alone and turns y into NaN: nobody has looked at the slots of a GPU.
     """
-    i_b, i_g = _program(K, BG)
+    i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
     o_d = tl.arange(0, BD)
     m_d = o_d < D
     b_x = tl.load(p_x + i_b * D + o_d, mask=m_d, other=0.0).to(tl.float32)
@@ -53,15 +53,14 @@ def step_kernel(
         b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
         b_psi = tl.where(m_k & ~inside, float("nan"), b_psi)
         b_y += tl.sum(b_psi[:, None] * b_h, 0)  # (6)
-    p_share = p_shares + (i_b * tl.cdiv(K, BG) + i_g) * D
+    p_share = p_shares + (i_b * tl.num_programs(1) + i_g) * D
     tl.store(p_share + o_d, b_y.to(p_shares.dtype.element_ty), mask=m_d)
 
 
 @triton.jit
 def merge_kernel(p_shares, p_y, groups, D, BS: tl.constexpr, BD: tl.constexpr):
     """Owns BD columns of one sequence's y. Reads the shares of all its groups, BS at a time; writes their sum."""
-    i_b, i_d = _program(D, BD)
-    o_d = i_d * BD + tl.arange(0, BD)
+    i_b, o_d = tl.program_id(0).to(tl.int64), tl.program_id(1) * BD + tl.arange(0, BD)
     m_d = o_d < D
     b_y = tl.zeros((BD,), tl.float32)
     for i in range(0, groups, BS):
@@ -82,9 +81,10 @@ class Blocks(NamedTuple):
     warps: int
 
     def constants(self, weights: int, width: int) -> dict[str, int]:
-        """BG, BM and BD of step_kernel for K weights and D columns."""
+        """BG, BM and BD of step_kernel for K weights and D columns. A grid has room for 65,535 groups."""
         bd = triton.next_power_of_2(width)
         bg = min(self.slots, triton.next_power_of_2(weights))
+        bg = max(bg, triton.next_power_of_2(triton.cdiv(weights, GRID[1])))
         return {"BG": bg, "BM": max(1, min(bg, self.numbers // bd)), "BD": bd}
 
 
@@ -134,12 +134,12 @@ def _run(theta, phi, slots, x, before, after, eps, blocks) -> Tensor:
     groups = triton.cdiv(K, constants["BG"])
     shares = y if groups == 1 else x.new_empty(B, groups, D, dtype=torch.float32)
     with torch.cuda.device_of(x):
-        step_kernel[_grid(B * groups)](
+        step_kernel[_checked_grid(B, groups)](
             theta, phi, slots, x, before, after, shares, *before.stride(), K, before.shape[1], D, eps,
             **constants, SPARSE=slots is not None, num_warps=blocks.warps,
         )  # fmt: skip
         if groups > 1:
-            merge_kernel[_grid(B * triton.cdiv(D, MERGE["BD"]))](shares, y, groups, D, **MERGE)
+            merge_kernel[_checked_grid(B, triton.cdiv(D, MERGE["BD"]))](shares, y, groups, D, **MERGE)
     return y
 
 

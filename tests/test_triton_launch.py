@@ -12,11 +12,11 @@ import triton
 import triton.language as tl
 from launches import dense, launches, sparse, step
 
-from fast.triton_dense import MOST_PROGRAMS
+from fast import triton_dense
 from fast.triton_sparse import _per_row
 
 LIMITS = (2**31 - 1, 65_535, 65_535)  # programs on the three axes of a CUDA grid
-TOKENS = [(512, 4096), (2, 2**20), (1, 2**31), (2**29, 4), (70_000, 3), (2**16, 2**15)]  # B, T
+TOKENS = [(512, 4096), (2, 2**20), (1, 2**31), (2**23, 4), (70_000, 3), (2**16, 2**15)]  # B, T
 CALLS = {
     **{f"dense {b} x {t}": partial(dense, b, t, 3, 5) for b, t in TOKENS},
     "dense, as large as fits": partial(dense, 1, 2**31, 64, 256),
@@ -43,7 +43,8 @@ def test_grids_keep_within_their_limits(call):
 
 
 def test_every_kernel_is_among_them():
-    names = {launch.name for call in CALLS.values() for launch in launches(call)}
+    some = (CALLS["dense 70000 x 3"], CALLS["sparse 70000 x 3"], CALLS["step, many slots"])
+    names = {launch.name for call in some for launch in launches(call)}
     assert names == {
         "gram_kernel", "states_kernel", "inner_kernel", "tile_kernel", "read_kernel", "pull_kernel", "adjoint_kernel",
         "gates_kernel", "offers_kernel", "ends_kernel", "carry_kernel", "walk_kernel", "gather_kernel", "starts_kernel",
@@ -51,10 +52,38 @@ def test_every_kernel_is_among_them():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("call", [partial(dense, 2**27, 1, 256, 1), partial(step, 2**31, 1, None, 1)])
-def test_more_programs_than_a_grid_takes_are_refused(call):
-    with pytest.raises(ValueError, match=r"at most 2,147,483,647 programs .* needs 2,147,483,648: pass fewer seq"):
+@pytest.mark.parametrize(
+    "call, grid",
+    [
+        (partial(dense, 1, 16, 3, 2**22), r"\(1, 131072, 1\)"),
+        (partial(step, 2**31, 1, None, 1), r"\(2147483648, 1\)"),
+    ],
+)
+def test_what_no_grid_takes_is_refused(call, grid):
+    with pytest.raises(ValueError, match=rf"^backend 'triton' can launch a grid of at most .*, this call needs {grid}"):
         launches(call)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_grid_in_parts_gives_the_same_bits(monkeypatch, packed):
+    """More chunks and more sequences than the last axis takes, the last part a short one."""
+    theta, phi, x, state = (torch.randn(n) for n in ((3, 17, 2), (3, 17, 2), (3, 17, 3), (3, 2, 3)))
+    values, options = [theta.sigmoid(), phi, x, state], {"blocks": triton_dense.Blocks(16, 16, 16, 4)}
+    if packed:
+        values = [v.flatten(0, 1)[None] for v in values[:3]] + [state]
+        options["cu_seqlens"] = torch.tensor([0, 2, 34, 51])
+    values = [v.requires_grad_() for v in values]
+
+    def run():
+        y, final = triton_dense.factorization_memory(*values, **options)
+        return y, final, *torch.autograd.grad(y.square().sum() + final.square().sum(), values)
+
+    want, launched = run(), []
+    monkeypatch.setattr(triton_dense, "GRID", (2**31 - 1, 2, 2))
+    monkeypatch.setattr(triton_dense, "PART", 2)
+    monkeypatch.setattr(triton_dense, "_checked_grid", lambda *grid: launched.append(grid) or grid)
+    assert all(map(torch.equal, run(), want))
+    assert {grid[-1] for grid in launched if len(grid) > 1} == {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +96,7 @@ def test_launched_on_the_device_of_the_tensors(call):
 
 def test_rows_of_chunks_as_long_as_32_bits_hold():
     out = torch.zeros(1, dtype=torch.int64)
-    _per_row_kernel[(1,)](out, MOST_PROGRAMS, 32)
+    _per_row_kernel[(1,)](out, 2**31 - 1, 32)
     assert out.item() == 2**26
 
 
