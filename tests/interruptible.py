@@ -93,7 +93,7 @@ def work(
 
     for row in missing:
         needs, left = expected(row, timed), until - clock()
-        if needs > left:
+        if timed and needs > left:  # nothing tells how long the first one takes
             passed_over[row.key] = f"would take about {needs:.0f} s, {max(left, 0):.0f} s were left"
             continue
         save(row)
