@@ -17,8 +17,7 @@ columns of a block; LEVELS = log2(BT). All tokens lie in one row; chunk c holds 
 chunks first[s] .. first[s + 1]. Everything inside is float32, whatever the inputs are.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -398,15 +397,36 @@ class Blocks(NamedTuple):
     warps: int
 
 
+GRID = (2**31 - 1, 65_535, 65_535)  # programs that a GPU takes on the axes of one launch
+PART = 1 << 15  # chunks or sequences of a launch where one has no room for all; a power of 2 keeps pointers aligned
+# What kernels of a grid (blocks, chunks) index by the chunk, and those of (blocks, blocks, sequences) by the sequence.
+BY_CHUNK = {"p_states", "p_adjoint", "p_gram", "p_cross", "p_tile", "p_twin", "p_norm0", "p_radial", "p_begin", "p_end"}
+BY_SEQUENCE = {"p_initial", "p_final", "p_dfinal", "p_dinitial", "p_first"}
 DEFAULT = Blocks(32, 16, 32, 8)  # fits any card, no kernel spills on an H100: docs/kernels.md, section 6
 CONFIGURATIONS = (DEFAULT, Blocks(16, 16, 64, 8), Blocks(32, 16, 64, 4), Blocks(64, 16, 32, 8))
 
 
 def why_not() -> str | None:
-    """None if the kernels can run here, else the reason."""
-    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+    """None if the kernels can run here, else the reason.
+
+    Triton decided whether they are compiled or interpreted when this file was imported, and about its own functions,
+    which they call, when it was itself imported. TRITON_INTERPRET has no say after that.
+    """
+    if _is_interpreted(gram_kernel) != _is_interpreted(tl.cdiv):
+        return "TRITON_INTERPRET changed between the imports of triton and of fast: set it before Python starts"
+    if _is_interpreted(gram_kernel) or torch.cuda.is_available():
         return None
+    if triton.knobs.runtime.interpret:
+        return "no GPU was found, and TRITON_INTERPRET was set after fast was imported: set it before Python starts"
     return "no GPU was found (TRITON_INTERPRET=1, set before Python starts, runs the kernels slowly on a CPU)"
+
+
+def _is_interpreted(function) -> bool:
+    return not isinstance(function, triton.JITFunction)
+
+
+if _is_interpreted(tl.cdiv):
+    import triton.experimental.gluon  # the first call would, and fail if TRITON_INTERPRET is gone by then
 
 
 def factorization_memory(
@@ -448,7 +468,8 @@ def fastest(theta: Tensor, phi: Tensor, x: Tensor, measure: Callable = triton.te
     times = {}
     for blocks in CONFIGURATIONS:
         try:
-            times[blocks] = measure(partial(both, blocks))
+            with torch.cuda.device_of(x):  # where the events of a measurement are recorded
+                times[blocks] = measure(partial(both, blocks))
         except triton.OutOfResources:
             continue
     return min(times, key=times.get)
@@ -481,9 +502,32 @@ def _capacity(x: Tensor, cu_seqlens: Tensor | None, length: int) -> int:
 
 
 def _launch(kernel, grid: tuple[int, ...], *args, warps: int, **constants) -> None:
-    """An empty grid is legal here, though not in Triton."""
+    """On the device of the first argument. An empty grid is legal here, though not in Triton."""
     if all(grid):
-        kernel[grid](*args, **{n: v for n, v in constants.items() if n in kernel.arg_names}, num_warps=warps)
+        constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
+        with torch.cuda.device_of(args[0]):  # Triton launches on the current device, wherever the pointers lead
+            for part, these in _parts(kernel, grid, args):
+                kernel[_checked_grid(*part)](*these, **constants, num_warps=warps)
+
+
+def _parts(kernel, grid: tuple[int, ...], args: tuple) -> Iterator[tuple[tuple[int, ...], tuple]]:
+    """One launch, or several if there are more chunks or sequences than the last axis of a grid has room for."""
+    if grid[-1] <= GRID[len(grid) - 1]:
+        yield grid, args
+        return
+    cut = BY_CHUNK if len(grid) == 2 else BY_SEQUENCE
+    for begin in range(0, grid[-1], PART):
+        these = (v[begin:] if name in cut else v for name, v in zip(kernel.arg_names, args, strict=False))
+        yield (*grid[:-1], min(PART, grid[-1] - begin)), tuple(these)
+
+
+def _checked_grid(*grid: int) -> tuple[int, ...]:
+    if any(size > limit for size, limit in zip(grid, GRID, strict=False)):
+        raise ValueError(
+            f"backend 'triton' can launch a grid of at most {GRID}, this call needs {grid}: "
+            "pass fewer sequences, tokens, slots or columns at a time"
+        )
+    return grid
 
 
 def _precision(asked: str, x: Tensor) -> str:

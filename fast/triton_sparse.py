@@ -37,17 +37,23 @@ from fast.triton_dense import _launch, _load, _store
 
 
 @triton.jit
+def _per_row(L, BP: tl.constexpr):
+    """Chunks of a row. cdiv would add first, and L may be as large as 32 bits hold."""
+    return (L - 1) // BP + 1
+
+
+@triton.jit
 def _chunks(n, L, BP: tl.constexpr, BG: tl.constexpr):
     """This program's chunks and where each begins and ends; one that does not exist ends where it begins."""
     o_c = tl.program_id(0).to(tl.int64) * BG + tl.arange(0, BG)
-    row = o_c // tl.cdiv(L, BP)
-    begin = row * L + o_c % tl.cdiv(L, BP) * BP
+    row = o_c // _per_row(L, BP)
+    begin = row * L + o_c % _per_row(L, BP) * BP
     return o_c, begin, tl.where(row * L < n, tl.minimum(begin + BP, (row + 1) * L), begin)
 
 
 @triton.jit
 def _chunk_of(o_p, L, BP: tl.constexpr):
-    return o_p // L * tl.cdiv(L, BP) + o_p % L // BP
+    return o_p // L * _per_row(L, BP) + o_p % L // BP
 
 
 @triton.jit

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fast.triton_dense import GRID, _checked_grid
+
 
 @triton.jit
 def step_kernel(
@@ -79,9 +81,10 @@ class Blocks(NamedTuple):
     warps: int
 
     def constants(self, weights: int, width: int) -> dict[str, int]:
-        """BG, BM and BD of step_kernel for K weights and D columns."""
+        """BG, BM and BD of step_kernel for K weights and D columns. A grid has room for 65,535 groups."""
         bd = triton.next_power_of_2(width)
         bg = min(self.slots, triton.next_power_of_2(weights))
+        bg = max(bg, triton.next_power_of_2(triton.cdiv(weights, GRID[1])))
         return {"BG": bg, "BM": max(1, min(bg, self.numbers // bd)), "BD": bd}
 
 
@@ -131,12 +134,12 @@ def _run(theta, phi, slots, x, before, after, eps, blocks) -> Tensor:
     groups = triton.cdiv(K, constants["BG"])
     shares = y if groups == 1 else x.new_empty(B, groups, D, dtype=torch.float32)
     with torch.cuda.device_of(x):
-        step_kernel[(B, groups)](
+        step_kernel[_checked_grid(B, groups)](
             theta, phi, slots, x, before, after, shares, *before.stride(), K, before.shape[1], D, eps,
             **constants, SPARSE=slots is not None, num_warps=blocks.warps,
         )  # fmt: skip
         if groups > 1:
-            merge_kernel[(B, triton.cdiv(D, MERGE["BD"]))](shares, y, groups, D, **MERGE)
+            merge_kernel[_checked_grid(B, triton.cdiv(D, MERGE["BD"]))](shares, y, groups, D, **MERGE)
     return y
 
 

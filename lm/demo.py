@@ -2,12 +2,9 @@
 
 import json
 import math
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +20,7 @@ from lm.checkpoint import versions
 from lm.data import Corpus, Document, read_corpus, reference_lines, sample_batch
 from lm.evaluate import Buckets, bucket_edges, file_windows, loss_sums, summarise, table
 from lm.generate import Report, generate, printable
+from lm.machine import environment
 from lm.model import VOCABULARY, Activity, Config, LanguageModel
 from lm.train import Settings, optimizer_for, train, update
 
@@ -58,20 +56,6 @@ def demo(*, seconds: float = 60, out: Path = Path("out"), seed: int = 0, text: s
     print(f"\nwrote {', '.join(str(out / name) for name in written)}; the run is in {run}:")
     print(f"python -m lm generate {run} --prompt 'class Tree:'")
     return 0 if all(check["passed"] for check in checks) else 1
-
-
-def environment() -> dict[str, str]:
-    """What the speeds depend on."""
-    try:
-        triton = version("triton")
-    except PackageNotFoundError:
-        triton = "none"
-    return {
-        "Python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": triton,
-        "on": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores, {_cpu_name()}",
-    }
 
 
 def check_backends(device: str = "cpu") -> list[dict]:
@@ -231,9 +215,9 @@ def _excerpt(document: Document, shown: int) -> tuple[Tensor, int]:
 
 
 def _computes(backend: str, form: str, dtype: torch.dtype, device: str) -> bool:
-    """Whether there is anything to time: Triton's kernels are dense, know no float64, and a CPU interprets them."""
+    """Whether there is anything to time: Triton's kernels know no float64, and a CPU interprets them."""
     if backend == "triton":
-        return form == "dense" and dtype != torch.float64 and device != "cpu"
+        return dtype != torch.float64 and device != "cpu"
     return (form, backend) != ("dense", "grouped")
 
 
@@ -299,11 +283,3 @@ def _print_row(row: dict) -> None:
         f"{row['form']:8}{row['backend']:10}{row['dtype']:10}{errors}{speed}{'' if row['passed'] else '  TOO FAR'}",
         flush=True,
     )
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

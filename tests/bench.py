@@ -19,7 +19,7 @@ from torch import Tensor
 
 import fast
 import reference
-from lm.demo import environment
+from lm.machine import environment
 from lm.model import Config, LanguageModel
 from lm.train import Settings, optimizer_for, update
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import fast
 from fast import chunked, sparse
-from lm.demo import environment
+from lm.machine import environment
 
 TOKENS, WIDTH = 4096, 512
 SLOTS = (32, 64, 128, 256, 512)

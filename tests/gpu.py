@@ -1,294 +1,653 @@
-"""`make gpu`: the kernels on a GPU, correctness first, then speed, in one table; writes docs/results/gpu.json.
+"""`make gpu`: the kernels on a GPU, correctness first, then speed; writes docs/results/gpu.json.
+
+The run may be cut off: every row is written when it is done, those wanted most come first, and --minutes ends the run
+before a row that would not fit. What failed and what was not measured stands in the record. --resume takes up what is
+missing, on the same machine with the same code. Needs torch, triton and numpy; what it is compared with is measured
+where it can be imported: flash-linear-attention (fla) and Mamba-2 (mamba_ssm).
 
 Without a GPU it says so and exits with 0. `--tiny` runs every line on a CPU in Triton's interpreter, at sizes that mean
-nothing and without writing: it shows that the command works before a GPU's minutes are spent on it.
+nothing, and writes only where --out says: it shows that the command works before a GPU's minutes are spent on it.
 """
 
 import argparse
-import json
+import gc
+import hashlib
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 TINY = "--tiny" in sys.argv
 if TINY:
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
+import interruptible  # noqa: E402
+from interruptible import Row  # noqa: E402
+
 import fast  # noqa: E402
-from fast import chunked, sparse, triton_dense  # noqa: E402
-from lm.demo import environment  # noqa: E402
+import reference  # noqa: E402
+from fast import chunked, triton_dense, triton_sparse, triton_step  # noqa: E402
+from lm.machine import environment  # noqa: E402
 
 DEVICE = "cpu" if TINY else "cuda"
-RESULTS = Path(__file__).parent.parent / "docs" / "results" / "gpu.json"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results" / "gpu.json"
 SHAPES = [(1, 3, 5)] if TINY else [(8, 64, 1024), (4, 128, 1024), (16, 32, 512)]  # B, M, D
-LENGTHS = [18] if TINY else [1 << n for n in range(10, 17)]
+FIRST_LENGTHS = [3, 6] if TINY else [4096, 16384]
+LENGTHS = [5] if TINY else [1024, 2048, 8192, 32768, 65536]
 SPARSE = [(1, 5, 2, 7)] if TINY else [(8, 128, 4, 1024), (8, 512, 4, 1024), (8, 128, 32, 1024)]  # B, M, K, D
-LARGE = (1, 40, 3, 5) if TINY else (2, 1 << 20, 64, 1024)  # B T M D = 2^37 numbers, B T D = 2^31
+CHECKED = [5] if TINY else [1, 63, 257, 4096]  # T
+LARGE = (1, 40, 3, 5) if TINY else (2, 1 << 20, 64, 1024)  # B T M D = 2^37 numbers, B T D = 2^31, 2^16 chunks
+LARGE_SPARSE = (1, 40, 3, 2, 5) if TINY else (2, 1 << 20, 64, 2, 1024)  # B, T, M, K, D; B T K D = 2^32 numbers
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+SPEED_DTYPE = torch.float32 if TINY else torch.bfloat16
+OTHERS = ("flash attention", "fla chunk_gla", "fla chunk_gsa", "Mamba-2 step")  # not this project's: they may fail
 
 
-def inputs(batch: int, tokens: int, slots: int, width: int, dtype=torch.float32, seed: int = 0, grad: bool = False):
-    """theta and phi (float32), x in dtype, as a router makes them."""
-    generator = torch.Generator(DEVICE).manual_seed(seed)
-    affinity = torch.randn(batch, tokens, slots, generator=generator, device=DEVICE).softmax(-1)
-    x = torch.randn(batch, tokens, width, generator=generator, device=DEVICE).to(dtype)
-    return [v.requires_grad_(grad) for v in (0.6 * affinity, 0.5 * affinity, x)]
+# --- calls and their inputs ------------------------------------------------------------------------------------
 
 
-def sparse_inputs(batch: int, tokens: int, slots: int, top_k: int, width: int, **options):
-    """As inputs, and the slots [B, T, K] that theta and phi [B, T, K] belong to."""
-    theta, phi, x = (v.detach() for v in inputs(batch, tokens, slots, width, **options))
-    theta, chosen = theta.topk(top_k)
-    return [v.requires_grad_(options.get("grad", False)) for v in (theta, phi.gather(-1, chosen), x)], chosen
+def inputs(form: str, batch: int, tokens: int, slots: int, top_k: int, width: int, **how) -> list[Tensor]:
+    """theta and phi (float32), x in dtype, as a router makes them; for the sparse form also the slots they belong to.
+
+    how: dtype, seed, the device (on), and whether a state belongs to it.
+    """
+    on = how.get("on", DEVICE)
+    generator = torch.Generator(on).manual_seed(how.get("seed", 0))
+    affinity = torch.randn(batch, tokens, slots, generator=generator, device=on).softmax(-1)
+    x = torch.randn(batch, tokens, width, generator=generator, device=on).to(how.get("dtype", torch.float32))
+    state = [torch.randn(batch, slots, width, generator=generator, device=on)] if how.get("state") else []
+    if form == "dense":
+        return [0.6 * affinity, 0.5 * affinity, x, *state]
+    kept, chosen = affinity.topk(top_k)
+    return [0.6 * kept, 0.5 * kept, x, chosen, *state]
 
 
-def on_slots(chosen, num_slots: int, form: Callable = fast.sparse_factorization_memory, **options) -> Callable:
-    """The sparse form as a function of theta, phi and x."""
-    return lambda theta, phi, x: form(theta, phi, chosen, x, num_slots, **options)
+def memory(form: str, slots: int, function: Callable | None = None, **options) -> Callable:
+    """A form as a function of `inputs`; by default its kernels."""
+    if form == "dense":
+        return partial(function or triton_dense.factorization_memory, **options)
+    function = partial(function or triton_sparse.sparse_factorization_memory, check_values=False, **options)
+    return lambda theta, phi, x, chosen, state=None, **more: function(theta, phi, chosen, x, slots, state, **more)
 
 
-def relative(got, want) -> float:
-    return ((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-300)).item()
+def run(call: Callable, values: list[Tensor]) -> list[Tensor]:
+    """y, final state and the gradients of all inputs."""
+    values = [v.detach().requires_grad_(v.is_floating_point()) for v in values]
+    y, state = call(*values)
+    weight = torch.linspace(-1, 1, y.shape[-1], device=y.device).bfloat16()  # the same number in every dtype
+    loss = (y * weight.to(y.dtype)).to(state.dtype).sum() + state.square().sum()
+    return [y.detach(), state.detach(), *torch.autograd.grad(loss, [v for v in values if v.requires_grad])]
 
 
-def run(memory: Callable, leaves: list, **options):
-    """y, final state and the gradients."""
-    y, state = memory(*leaves, **options)
-    weight = torch.linspace(-1, 1, y.shape[-1], device=y.device, dtype=y.dtype)
-    loss = (y * weight).float().sum() + state.square().sum()
-    return y, state, *torch.autograd.grad(loss, leaves)
+# --- correctness -----------------------------------------------------------------------------------------------
 
 
-def triton(*leaves, **options):
-    return fast.factorization_memory(*leaves, backend="triton", **options)
+def relative(got: Tensor, want: Tensor) -> float:
+    got, want = got.cpu().double(), want.cpu().double()
+    return ((got - want).norm() / want.norm().clamp_min(1e-300)).item()
 
 
-def correctness() -> list[dict]:
-    rows = []
-    for precision in ("ieee", "tf32"):
-        for dtype, tolerance in TOLERANCES.items():
-            worst = 0.0
-            for tokens in (18,) if TINY else (1, 63, 257, 4096):
-                leaves = inputs(2, tokens, *SHAPES[0][1:], dtype=dtype, grad=True)
-                exact = [v.detach().double().requires_grad_() for v in leaves]
-                want = run(chunked.factorization_memory, exact)
-                got = run(triton_dense.factorization_memory, leaves, precision=precision)
-                errors = [relative(a, b) / (1 if i < 2 else 10) for i, (a, b) in enumerate(zip(got, want, strict=True))]
-                worst = max(worst, *errors)
-            # A TF32 product keeps 10 bits of mantissa, a half-precision input 7 or 10.
-            allowed = max(tolerance, 1e-2 if precision == "tf32" else 0.0)
-            rows.append(
-                verdict(f"against float64, {dtype}, {precision}", worst <= allowed, f"{worst:.1e} <= {allowed:g}")
-            )
-    for dtype, tolerance in TOLERANCES.items():
-        leaves, chosen = sparse_inputs(2, 18 if TINY else 999, *SPARSE[0][1:], dtype=dtype, grad=True)
-        exact = [v.detach().double().requires_grad_() for v in leaves]
-        want = run(on_slots(chosen, SPARSE[0][1], sparse.sparse_factorization_memory), exact)
-        memory = on_slots(chosen, SPARSE[0][1], backend="triton")
-        first, second = run(memory, leaves), run(memory, leaves)
-        worst = max(relative(a, b) / (1 if i < 2 else 10) for i, (a, b) in enumerate(zip(first, want, strict=True)))
-        rows.append(verdict(f"sparse against float64, {dtype}", worst <= tolerance, f"{worst:.1e} <= {tolerance:g}"))
-        rows.append(verdict("same input, same bits", all(map(torch.equal, first, second)), ""))
-    leaves = inputs(2, 40, *SHAPES[0][1:], grad=True)
-    first, second = run(triton, leaves), run(triton, leaves)
-    rows.append(verdict("same input, same bits", all(map(torch.equal, first, second)), ""))
-    alone = triton(*[v[1:] for v in leaves])
-    rows.append(verdict("a sequence alone, same bits", torch.equal(alone[0], first[0][1:]), ""))
-    compiled = torch.compile(triton, fullgraph=True, backend="aot_eager" if TINY else "inductor")
-    same = all(relative(a, b) < 1e-6 for a, b in zip(run(compiled, leaves), first, strict=True))
-    rows.append(verdict("torch.compile(fullgraph=True)", same, ""))
-    return [*rows, large()]
+def verdict(worst: float, allowed: float) -> dict:
+    return {"passed": worst <= allowed, "error": worst, "allowed": allowed}
 
 
-def large() -> dict:
-    """Offsets beyond 2^31: the end of a very long run equals the same tokens from the state before them."""
-    batch, tokens, slots, width = LARGE
-    theta, phi, x = inputs(batch, tokens, slots, width, torch.bfloat16)
-    tail = 16
+def equal(got: list[Tensor], want: list[Tensor]) -> dict:
+    return {"passed": all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(got, want, strict=True))}
+
+
+def against_float64(
+    form: str, dtype=torch.float32, sizes: tuple | None = None, lengths=CHECKED, function=None, **options
+) -> dict:
+    """The worst error against the torch form in float64 on the CPU, of gradients a tenth; sizes are M, K, D.
+
+    Of D = 1 the values alone: y is then little but a sign, and what its gradients are made of cancels.
+    """
+    slots, top_k, width = sizes or SPARSE[0][1:]
+    truth = partial(fast.factorization_memory, backend="chunked")
+    if form == "sparse":
+        truth = partial(fast.sparse_factorization_memory, backend="grouped")
+    worst = 0.0
+    for tokens in lengths:
+        values = inputs(form, 2, tokens, slots, top_k, width, dtype=dtype, on="cpu", state=True)
+        got = run(memory(form, slots, function, **options), [v.to(DEVICE) for v in values])
+        want = run(memory(form, slots, truth), [v.double() if v.is_floating_point() else v for v in values])
+        errors = [relative(*pair) / (1 if i < 2 else 10) for i, pair in enumerate(zip(got, want, strict=True))]
+        worst = max(worst, *errors[: None if width > 1 else 2])
+    # A TF32 product keeps 10 bits of mantissa, a half-precision input 7 or 10.
+    return verdict(worst, max(TOLERANCES[dtype], 1e-2 if options.get("precision") == "tf32" else 0.0))
+
+
+def steps_against_float64(dtype=torch.float32, sizes: tuple = (19, 4, 37), **options) -> dict:
+    """One token, all four functions, against the loop; sizes are M, K, D."""
+    worst = 0.0
+    for name in ("step", "step_", "sparse_step", "sparse_step_"):
+        form = "sparse" if "sparse" in name else "dense"
+        *values, state = inputs(form, 3, 1, *sizes, dtype=dtype, on="cpu", state=True)
+        theta, phi, x, *chosen = (v[:, 0] for v in values)
+        given = [theta, phi, *chosen, x, state]
+        exact = [v.double() if v.is_floating_point() else v for v in given]
+        want = getattr(reference, name.removesuffix("_"))(*exact)
+        got = getattr(triton_step, name)(*(v.to(DEVICE, copy=True) for v in given), **options)
+        worst = max(worst, *map(relative, got, want))
+    return verdict(worst, TOLERANCES[dtype])
+
+
+def small(form: str, on: str = DEVICE) -> tuple[Callable, list[Tensor]]:
+    """Several chunks and blocks."""
+    values = inputs(form, 2, 18 if TINY else 70, 7, 3, 9, on="cpu", state=True)
+    return memory(form, 7), [v.to(on) for v in values]
+
+
+def same_bits(form: str) -> dict:
+    return equal(run(*small(form)), run(*small(form)))
+
+
+def alone(form: str) -> dict:
+    """A sequence gives the same bits in any batch."""
+    call, values = small(form)
+    return equal(call(*(v[1:] for v in values)), [v[1:] for v in call(*values)])
+
+
+def packed(form: str) -> dict:
+    """Sequences packed in a row, one of them empty, are the sequences one by one."""
+    bounds, call, worst = [0, 5, 5, 16 if TINY else 63], memory(form, 7), 0.0
+    values = inputs(form, 1, bounds[-1], 7, 3, 9)
+    y, state = call(*values, cu_seqlens=torch.tensor(bounds, device=DEVICE))
+    for i, (begin, end) in enumerate(pairwise(bounds)):
+        y_alone, state_alone = call(*(v[:, begin:end] for v in values))
+        worst = max(worst, relative(y[:, begin:end], y_alone), relative(state[i : i + 1], state_alone))
+    return verdict(worst, 1e-6)
+
+
+def compiled(form: str) -> dict:
+    """torch.compile(fullgraph=True) gives what the call gives."""
+    call, values = small(form)
+    whole = torch.compile(lambda *v: call(*v), fullgraph=True, backend="aot_eager" if TINY else "inductor")
+    return verdict(max(map(relative, run(whole, values), run(call, values))), 1e-6)
+
+
+def waits_for_nothing(form: str) -> dict:
+    """Forward and backward read no value of the device: torch would raise an error."""
+    call, values = small(form)
+    run(call, values)  # what is compiled may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(call, values)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return {"passed": True}
+
+
+def on_another_stream(form: str) -> dict:
+    call, values = small(form)
+    want, stream = run(call, values), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        got = run(call, values)
+    stream.synchronize()
+    return equal(got, want)
+
+
+def on_another_gpu(form: str) -> dict:
+    """While the first GPU is the current one."""
+    if torch.cuda.device_count() < 2:
+        return {"absent": "there is one GPU"}
+    return equal(run(*small(form, "cuda:1")), run(*small(form)))
+
+
+def step_in_a_graph(name: str) -> dict:
+    """A decode step captured in a CUDA graph and replayed gives the bits of the call."""
+    form = "sparse" if "sparse" in name else "dense"
+    *values, start = inputs(form, 3, 1, 19, 5, 37, state=True)
+    theta, phi, x, *chosen = (v[:, 0] for v in values)
+    options = {"check_values": False} if chosen else {}
+    call = partial(getattr(fast, name), theta, phi, *chosen, x, **options)
+    want, state, graph = call(start.clone()), start.clone(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y, _ = call(state)
+    state.copy_(start)
+    graph.replay()
+    torch.cuda.synchronize()
+    return equal([y, state], list(want))
+
+
+def large(form: str, batch: int, tokens: int, slots: int, top_k: int, width: int, last: int = 16) -> dict:
+    """The end of a very long run equals the same tokens from the state before them.
+
+    Offsets pass 2^31, and there are more chunks than the second axis of a grid takes.
+    """
+    call, values = memory(form, slots), inputs(form, batch, tokens, slots, top_k, width, dtype=torch.bfloat16)
     with torch.no_grad():
-        y, state = triton(theta, phi, x)
-        _, before = triton(theta[:, :-tail], phi[:, :-tail], x[:, :-tail])
-        part, again = triton(theta[:, -tail:], phi[:, -tail:], x[:, -tail:], before)
-    error = max(relative(y[:, -tail:], part), relative(state, again))
-    return verdict(f"B, T, M, D = {LARGE}", error < 1e-2, f"{error:.1e}")
+        y, state = call(*values)
+        end = y[:, -last:].clone()
+        del y
+        _, before = call(*(v[:, :-last] for v in values))
+        part, again = call(*(v[:, -last:] for v in values), before)
+    return verdict(max(relative(end, part), relative(state, again)), 1e-2)
 
 
-def verdict(what: str, passed: bool, detail: str) -> dict:
-    print(f"{'ok    ' if passed else 'WRONG '} {what:<48} {detail}", flush=True)
-    return {"what": what, "passed": bool(passed), "detail": detail}
+# --- speed -----------------------------------------------------------------------------------------------------
 
 
-def milliseconds(calls: list[Callable], repeats: int = 2 if TINY else 20) -> float:
-    """Median by device events; calls differ in their inputs and take turns, so that caches do not help."""
+def milliseconds(calls: list[Callable], seconds: float = 0.4) -> float:
+    """Median by device events. Calls differ in their inputs and take turns, from cold caches.
+
+    The device sleeps before each, so that the host runs ahead and the time is the device's alone.
+    """
+    if TINY:
+        started = time.perf_counter()
+        calls[0]()
+        return 1e3 * (time.perf_counter() - started)
     for call in calls:
         call()
-    times = []
-    for i in range(repeats):
-        call = calls[i % len(calls)]
-        if TINY:
-            start = time.perf_counter()
-            call()
-            times.append(1e3 * (time.perf_counter() - start))
-            continue
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
+    times = [_event_milliseconds(calls[0])]
+    repeats = max(3, min(20, int(1e3 * seconds / times[0])))
+    times += [_event_milliseconds(calls[i % len(calls)]) for i in range(1, repeats)]
     return statistics.median(times)
 
 
-def rates() -> tuple[float, float]:
+def _event_milliseconds(call: Callable) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    _cold().zero_()
+    torch.cuda._sleep(10_000_000)  # cycles: some 5 ms
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+@cache
+def _cold() -> Tensor:
+    """More than any cache holds."""
+    return torch.empty(256 << 20, dtype=torch.uint8, device=DEVICE)
+
+
+def host_milliseconds(call: Callable, repeats: int = 2 if TINY else 200) -> float:
+    """What one call takes the host, which is what a decode loop without a graph waits for."""
+    call()
+    if not TINY:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return 1e3 * (time.perf_counter() - started) / repeats
+
+
+def backward(call: Callable, values: list[Tensor]) -> None:
+    y = call(*values)
+    y = y[0] if isinstance(y, tuple) else y
+    torch.autograd.grad(y, [v for v in values if v.requires_grad], torch.ones_like(y))
+
+
+def timed(make: Callable[[int], list[Tensor]], call: Callable) -> dict:
+    """Forward alone, and with backward."""
+    sets = [[v.requires_grad_(v.is_floating_point()) for v in make(seed)] for seed in range(2)]
+    with torch.no_grad():
+        result = {"forward ms": milliseconds([partial(call, *values) for values in sets])}
+    return result | {"both ms": milliseconds([partial(backward, call, values) for values in sets])}
+
+
+def rates() -> dict:
     """Measured here: operations per second of a bfloat16 matrix product, bytes per second of a copy."""
     n = 64 if TINY else 8192
     a, b = (torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    multiply = 2 * n**3 / milliseconds([lambda: a @ b]) * 1e3
     source = torch.empty(1 << (10 if TINY else 28), device=DEVICE)
     target = torch.empty_like(source)
-    return multiply, 2 * source.nbytes / milliseconds([lambda: target.copy_(source)]) * 1e3
-
-
-def rivals(batch: int, tokens: int, slots: int, width: int) -> dict[str, Callable]:
-    """name -> (inputs from a seed -> output), at equal T, slots and width."""
-    heads, dtype = max(1, width // 64), torch.float32 if TINY else torch.bfloat16
-
-    def attention_inputs(seed):
-        shape = (batch, heads, tokens, max(1, width // heads))
-        generator = torch.Generator(DEVICE).manual_seed(seed)
-        made = [torch.randn(3, *shape, generator=generator, device=DEVICE, dtype=dtype)[i] for i in range(3)]
-        return [v.detach().requires_grad_() for v in made]
-
-    def attention(*leaves):
-        return torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
-
-    def memory_inputs(seed):
-        return inputs(batch, tokens, slots, width, dtype, seed, grad=True)
-
-    found = {
-        "triton": (memory_inputs, lambda *v: triton(*v)[0]),
-        "chunked": (memory_inputs, lambda *v: fast.factorization_memory(*v, backend="chunked")[0]),
-        "flash attention": (attention_inputs, attention),
+    return {
+        "TFLOP/s": 2e-9 * n**3 / milliseconds([lambda: a @ b]),
+        "GB/s": 2e-6 * source.nbytes / milliseconds([lambda: target.copy_(source)]),
     }
-    if TINY or tokens == 4096:  # which configuration should be the default on this card
-        for blocks in triton_dense.CONFIGURATIONS:
-            memory = partial(triton_dense.factorization_memory, blocks=blocks)
-            found[f"triton {'/'.join(map(str, blocks))}"] = memory_inputs, lambda *v, memory=memory: memory(*v)[0]
+
+
+def decode(form: str, batch: int, slots: int, top_k: int, width: int, **options) -> dict:
+    """One step in place for all sequences; GB/s counts every number of the state in use once in and once out."""
+    theta, phi, x, *chosen = (v[:, 0] for v in inputs(form, batch, 1, slots, top_k, width, dtype=SPEED_DTYPE))
+    states = [torch.zeros(batch, slots, width, device=DEVICE) for _ in range(2)]
+    function = triton_step.sparse_step_ if chosen else triton_step.step_
+    steps = [partial(function, theta, phi, *chosen, x, state, **options) for state in states]
+    took, used = milliseconds(steps), top_k if chosen else slots
+    return {"ms": took, "host ms": host_milliseconds(steps[0]), "GB/s": 8e-6 * batch * used * width / took}
+
+
+def decode_of_mamba2(batch: int, slots: int, width: int, head: int = 64) -> dict:
+    """Mamba-2's own kernel at equal state: width / 64 heads of 64 columns, as many states as there are slots."""
+    try:
+        from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+    except ImportError as error:
+        return {"absent": str(error)}
+    heads = width // head
+    state = [torch.zeros(batch, heads, head, slots, device=DEVICE) for _ in range(2)]
+    x = torch.randn(batch, heads, head, device=DEVICE, dtype=torch.bfloat16)
+    dt, a, d = (torch.rand(n, heads, 1, device=DEVICE) for n in (batch, 1, 1))
+    dt, a, d = dt.expand(-1, -1, head), -a[0, :, :, None].expand(-1, head, slots), d[0].expand(-1, head)
+    b, c = torch.randn(2, batch, 1, slots, device=DEVICE, dtype=torch.bfloat16)
+    bias = torch.zeros(heads, 1, device=DEVICE).expand(-1, head)
+    step = partial(selective_state_update, x=x, dt=dt, A=a, B=b, C=c, D=d, dt_bias=bias, dt_softplus=True)
+    took = milliseconds([partial(step, v) for v in state])
+    return {"ms": took, "host ms": host_milliseconds(partial(step, state[0])),
+            "GB/s": 8e-6 * batch * slots * width / took}  # fmt: skip
+
+
+def speed(form: str, batch: int, tokens: int, slots: int, width: int) -> dict:
+    """A form at equal T, slots and width; what is not ours works on inputs of its own kind."""
+    sizes = "dense", batch, tokens, slots, 1, width
+    if form in ("triton", "chunked"):
+        call = partial(fast.factorization_memory, backend=form)
+        return timed(lambda seed: inputs(*sizes, dtype=SPEED_DTYPE, seed=seed), call)
+    if form == "triton, float32":
+        return timed(lambda seed: inputs(*sizes, seed=seed), triton_dense.factorization_memory)
+    heads = max(1, width // 64)
+
+    def random(seed: int, *shapes: tuple) -> list[Tensor]:
+        generator = torch.Generator(DEVICE).manual_seed(seed)
+        return [torch.randn(n, generator=generator, device=DEVICE, dtype=SPEED_DTYPE) for n in shapes]
+
+    if form == "flash attention":
+        shape = batch, heads, tokens, width // heads
+        attention = partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True)
+        return timed(lambda seed: random(seed, *[shape] * 3), attention)
     try:
         from fla.ops.gla import chunk_gla
         from fla.ops.gsa import chunk_gsa
-    except ImportError:
-        return found
+    except ImportError as error:
+        return {"absent": str(error)}
 
-    def gla_inputs(seed):
-        theta, phi, x = memory_inputs(seed)
-        keys = [v.detach()[:, :, None].to(dtype).requires_grad_() for v in (phi, theta, x)]
-        return [*keys, (1 - theta.detach()).log()[:, :, None].requires_grad_()]
+    def gla_inputs(seed: int) -> list[Tensor]:
+        theta, phi, x = inputs(*sizes, dtype=SPEED_DTYPE, seed=seed)
+        return [*(v[:, :, None].to(SPEED_DTYPE) for v in (phi, theta, x)), (1 - theta).log()[:, :, None]]
 
-    found["fla chunk_gla"] = gla_inputs, lambda q, k, v, g: chunk_gla(q, k, v, g)[0]
+    def gsa_inputs(seed: int) -> list[Tensor]:
+        _, write, _, decay = gla_inputs(seed)
+        return [*random(seed, *((batch, tokens, 1, n) for n in (64, 64, width))), write, decay.to(SPEED_DTYPE)]
 
-    def gsa_inputs(seed):
-        write, decay = gla_inputs(seed)[1::2]
-        shapes = [(batch, tokens, 1, n) for n in (64, 64, width)]
-        qkv = [torch.randn(shape, device=DEVICE, dtype=dtype, requires_grad=True) for shape in shapes]
-        return [*qkv, *(v.detach().to(dtype).requires_grad_() for v in (write, decay))]
+    return timed(*((gla_inputs, chunk_gla) if form == "fla chunk_gla" else (gsa_inputs, chunk_gsa)))
 
-    found["fla chunk_gsa"] = gsa_inputs, lambda q, k, v, s, g: chunk_gsa(q, k, v, s, g)[0]
+
+def sparse_speed(form: str, batch: int, tokens: int, slots: int, top_k: int, width: int, **options) -> dict:
+    """The sparse kernels, or the dense ones over zeros."""
+    function = triton_sparse.sparse_factorization_memory
+    if form == "dense over zeros":
+        function = partial(chunked.over_zeros, triton_dense.factorization_memory, eps=1e-6)
+    sizes = "sparse", batch, tokens, slots, top_k, width
+    return timed(
+        lambda seed: inputs(*sizes, dtype=SPEED_DTYPE, seed=seed), memory("sparse", slots, function, **options)
+    )
+
+
+# --- rows ------------------------------------------------------------------------------------------------------
+
+
+def correctness_rows() -> list[Row]:
+    def row(what: str, measure: Callable, *args, **options) -> Row:
+        return Row("correctness", {"what": what}, partial(measure, *args, **options))
+
+    dense_sizes = (SHAPES[0][1], 1, SHAPES[0][2])
+    odd, ones = (3, 2, 5) if TINY else (37, 3, 41), (1, 1, 1)
+    rows = []
+    for name, precision in (("float32", "ieee"), ("bfloat16", "tf32"), ("float16", "tf32")):
+        how = {"dtype": DTYPES[name]}
+        rows += [
+            row(f"dense, {name}, {precision}", against_float64, "dense", sizes=dense_sizes, precision=precision, **how),
+            row(f"sparse, {name}", against_float64, "sparse", **how),
+            row(f"steps, {name}", steps_against_float64, **how),
+        ]
+    for form in ("dense", "sparse"):
+        short = {"lengths": CHECKED[-1:] if TINY else [257]}
+        plain = "chunked" if form == "dense" else "grouped"
+        function = fast.factorization_memory if form == "dense" else fast.sparse_factorization_memory
+        configurations = (triton_dense if form == "dense" else triton_sparse).CONFIGURATIONS[1:]
+        rows += [
+            row(f"{form}, same input, same bits", same_bits, form),
+            row(f"{form}, a sequence alone, same bits", alone, form),
+            row(f"{form}, packed sequences", packed, form),
+            row(f"{form}, M, K, D = {odd}", against_float64, form, sizes=odd, **short),
+            row(f"{form}, M, K, D = {ones}", against_float64, form, sizes=ones, **short),
+            row(f"{form}, torch", against_float64, form, function=partial(function, backend=plain), **short),
+            *(row(f"{form}, blocks {tuple(b)}", against_float64, form, blocks=b, **short) for b in configurations),
+        ]
+    rows += [row(f"steps, blocks {tuple(b)}", steps_against_float64, blocks=b) for b in triton_step.CONFIGURATIONS[1:]]
+    rows.append(row(f"steps, M, K, D = {ones}", steps_against_float64, sizes=ones))
+    if not TINY:
+        for form in ("dense", "sparse"):
+            rows += [
+                row(f"{form}, waits for nothing", waits_for_nothing, form),
+                row(f"{form}, on another stream", on_another_stream, form),
+                row(f"{form}, on another GPU", on_another_gpu, form),
+            ]
+        rows += [row(f"{name} in a CUDA graph", step_in_a_graph, name) for name in ("step_", "sparse_step_")]
+    rows += [row(f"{form}, torch.compile(fullgraph=True)", compiled, form) for form in ("dense", "sparse")]
+    for name, precision in (("float32", "tf32"), ("bfloat16", "ieee"), ("float16", "ieee")):
+        how = {"dtype": DTYPES[name], "precision": precision, "sizes": dense_sizes}
+        rows.append(row(f"dense, {name}, {precision}", against_float64, "dense", **how))
+    B, T, M, D = LARGE
+    rows.append(row(f"dense, B, T, M, D = {LARGE}", large, "dense", B, T, M, 1, D))
+    return [*rows, row(f"sparse, B, T, M, K, D = {LARGE_SPARSE}", large, "sparse", *LARGE_SPARSE)]
+
+
+def decode_rows(shape: tuple[int, int, int]) -> list[Row]:
+    batch, slots, width = shape
+    batch *= 1 if TINY else 32
+    rows = []
+    for form, top_k in (("dense", slots), ("sparse", min(4, slots))):
+        what = {"form": form, "B": batch, "M": slots, "K": top_k, "D": width}
+        rows.append(Row("decode", what, partial(decode, form, batch, slots, top_k, width), "decode"))
+    what = {"form": "Mamba-2 step", "B": batch, "M": slots, "K": slots, "D": width}
+    return [*rows, Row("decode", what, partial(decode_of_mamba2, batch, slots, width), "decode")]
+
+
+def speed_rows(shape: tuple[int, int, int], lengths: list[int], forms: tuple[str, ...]) -> list[Row]:
+    rows, (batch, slots, width) = [], shape
+    for tokens in lengths:
+        for form in forms:
+            what = {"form": form, "B": batch, "T": tokens, "M": slots, "D": width}
+            size = batch * tokens * width * (tokens if form == "flash attention" else slots)
+            rows.append(Row("speed", what, partial(speed, form, batch, tokens, slots, width), f"speed {form}", size))
+    return rows
+
+
+def sparse_rows(shape: tuple[int, int, int, int], lengths: list[int]) -> list[Row]:
+    rows, (batch, slots, top_k, width) = [], shape
+    for tokens in lengths:
+        for form, used in (("sparse", top_k), ("dense over zeros", slots)):
+            what = {"form": form, "B": batch, "T": tokens, "M": slots, "K": top_k, "D": width}
+            measure = partial(sparse_speed, form, batch, tokens, slots, top_k, width)
+            rows.append(Row("sparse", what, measure, f"sparse {form}", batch * tokens * width * used))
+    return rows
+
+
+def configuration_rows() -> list[Row]:
+    """Which blocks should be the default on this card?"""
+    rows, tokens = [], FIRST_LENGTHS[0]
+    batch, slots, width = SHAPES[0]
+    sizes = "dense", batch, tokens, slots, 1, width
+
+    def row(form: str, blocks: tuple, measure: Callable) -> Row:
+        return Row("configurations", {"form": form, "blocks": str(tuple(blocks))}, measure, f"configurations {form}")
+
+    for blocks in triton_dense.CONFIGURATIONS:
+        make = lambda seed: inputs(*sizes, dtype=SPEED_DTYPE, seed=seed)  # noqa: E731
+        rows.append(row("dense", blocks, partial(timed, make, memory("dense", slots, blocks=blocks))))
+    for blocks in triton_sparse.CONFIGURATIONS:
+        B, M, K, D = SPARSE[0]
+        rows.append(row("sparse", blocks, partial(sparse_speed, "sparse", B, tokens, M, K, D, blocks=blocks)))
+    many = batch if TINY else 32 * batch
+    for blocks in triton_step.CONFIGURATIONS:
+        rows.append(row("step", blocks, partial(decode, "dense", many, slots, 1, width, blocks=blocks)))
+        rows.append(row("sparse step", blocks, partial(decode, "sparse", many, slots, 3, width, blocks=blocks)))
+    return rows
+
+
+def all_rows() -> list[Row]:
+    """In order of worth."""
+    ours, compared = ("triton",), ("fla chunk_gsa", "fla chunk_gla", "flash attention")
+    rows = [*correctness_rows(), Row("rates", {"what": "a matrix product, a copy"}, rates)]
+    rows += [row for shape in SHAPES for row in decode_rows(shape)]
+    for tokens in FIRST_LENGTHS:
+        rows += speed_rows(SHAPES[0], [tokens], ours + compared) + sparse_rows(SPARSE[0], [tokens])
+    rows += configuration_rows()
+    rows += speed_rows(SHAPES[0], FIRST_LENGTHS, ("triton, float32", "chunked"))
+    for shape in SHAPES[1:]:
+        rows += speed_rows(shape, FIRST_LENGTHS, ours + compared)
+    for shape in SPARSE[1:]:
+        rows += sparse_rows(shape, FIRST_LENGTHS[:1])
+    for shape in SHAPES:
+        rows += speed_rows(shape, LENGTHS, ours + compared)
+    for shape in SHAPES:
+        rows += speed_rows(shape, LENGTHS, ("chunked",))
+    return rows
+
+
+# --- what follows from the rows ----------------------------------------------------------------------------------
+
+
+def conclude(rows: list[dict]) -> dict:
+    """The goals of this project on one GPU, and the fastest blocks of each form."""
+    return {"goals": goals(rows), "fastest": fastest(rows)}
+
+
+def goals(rows: list[dict]) -> list[dict]:
+    """Of each the worst case that was measured; `reached` is None where nothing was."""
+    speeds = [row for row in rows if row["part"] == "speed"]
+    steps = [row for row in rows if row["part"] == "decode"]
+    from_4096 = [row for row in speeds if row["T"] >= FIRST_LENGTHS[0]]
+    copy = next((row["GB/s"] for row in rows if row["part"] == "rates" and "GB/s" in row), None)
+    dense = [row["GB/s"] / copy for row in steps if row["form"] == "dense" and "GB/s" in row and copy]
+    return [
+        goal("time of fla chunk_gsa over ours, forward + backward", 1.0, _ratios(speeds, "fla chunk_gsa", "triton")),
+        goal(
+            "time of fla chunk_gla over ours, forward + backward", 1 / 1.3, _ratios(speeds, "fla chunk_gla", "triton")
+        ),
+        goal(
+            "time of flash attention over ours, from T = 4096 on", 1.0, _ratios(from_4096, "flash attention", "triton")
+        ),
+        goal("time of Mamba-2's step over the sparse one's", 2.0, _ratios(steps, "Mamba-2 step", "sparse", "ms")),
+        goal("share of a copy's bandwidth in the dense step", 0.7, dense),
+    ]
+
+
+def goal(what: str, aim: float, found: list[float]) -> dict:
+    worst = min(found, default=None)
+    reached = None if worst is None else worst >= aim
+    return {"what": what, "at least": round(aim, 3), "measured": worst and round(worst, 3), "reached": reached}
+
+
+def _ratios(rows: list[dict], slow: str, fast_one: str, time_of: str = "both ms") -> list[float]:
+    """Times of one form over those of another, where both were measured at equal sizes."""
+    times = {(row["form"], *(row.get(n) for n in "BTMD")): row[time_of] for row in rows if time_of in row}
+    return [ms / times[fast_one, *at] for (form, *at), ms in times.items() if form == slow and (fast_one, *at) in times]
+
+
+def fastest(rows: list[dict]) -> dict[str, dict]:
+    found: dict[str, dict] = {}
+    for row in rows:
+        took = row.get("both ms", row.get("ms"))
+        if row["part"] != "configurations" or took is None:
+            continue
+        if row["form"] not in found or took < found[row["form"]]["ms"]:
+            found[row["form"]] = {"blocks": row["blocks"], "ms": took}
+    for form, best in found.items():
+        module = {"dense": triton_dense, "sparse": triton_sparse}.get(form, triton_step)
+        best["is the default"] = best["blocks"] == str(tuple(module.DEFAULT))
     return found
 
 
-def speed(multiply: float, copy: float) -> list[dict]:
-    rows = []
-    for batch, slots, width in SHAPES:
-        for tokens in LENGTHS:
-            operations = 18 * batch * tokens * slots * width
-            moved = 4 * batch * tokens * (6 * width + 8 * slots)
-            row = {"B": batch, "T": tokens, "M": slots, "D": width}
-            row["floor ms"] = 1e3 * max(operations / multiply, moved / copy)
-            for name, (make, call) in rivals(batch, tokens, slots, width).items():
-                try:
-                    sets = [make(seed) for seed in range(2)]
-                    with torch.no_grad():
-                        row[f"{name} forward ms"] = milliseconds([lambda v=v, c=call: c(*v) for v in sets])
-                    row[f"{name} both ms"] = milliseconds([lambda v=v, c=call: backward(c, v) for v in sets])
-                except Exception as error:  # a rival that cannot run here is said, not hidden
-                    row[f"{name} both ms"] = f"failed: {type(error).__name__}: {str(error)[:80]}"
-            print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
-            rows.append(row)
-    return rows
+# --- the run -----------------------------------------------------------------------------------------------------
 
 
-def backward(call: Callable, leaves: list) -> None:
-    y = call(*leaves)
-    y = y[0] if isinstance(y, tuple) else y
-    torch.autograd.grad(y, leaves, torch.ones_like(y))
+def about() -> dict:
+    """All that the numbers depend on."""
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "fast").glob("*.py"))))
+    driver = "none"
+    if not TINY:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            driver = subprocess.run(query, capture_output=True, text=True).stdout.strip() or "not found"
+        except FileNotFoundError:
+            driver = "not found"
+    return environment() | {"driver": driver, "fast": code.hexdigest()[:12]}
 
 
-def sparse_speed() -> list[dict]:
-    """The sparse kernels beside the dense ones over zeros, at T = 4,096; and one with a single slot in use."""
-    rows, tokens = [], 18 if TINY else 4096
-    for batch, slots, top_k, width in SPARSE:
-        sets = [sparse_inputs(batch, tokens, slots, top_k, width, seed=seed, grad=True) for seed in range(2)]
-        row = {"B": batch, "T": tokens, "M": slots, "K": top_k, "D": width}
-        dense = partial(chunked.over_zeros, triton_dense.factorization_memory, eps=1e-6, initial_state=None)
-        for name, form in (("sparse", partial(fast.sparse_factorization_memory, backend="triton")), ("dense", dense)):
-            memories = [on_slots(chosen, slots, form, check_values=False) for _, chosen in sets]
-            calls = [partial(backward, memory, leaves) for memory, (leaves, _) in zip(memories, sets, strict=True)]
-            row[f"{name} both ms"] = milliseconds(calls)
-        print("  ".join(f"{k} {v:.3g}" for k, v in row.items()), flush=True)
-        rows.append(row)
-    return rows
+def healthy() -> bool:
+    """Whether this process can still use the GPU after a failure: an illegal access spoils it for good."""
+    gc.collect()
+    if TINY:
+        return True
+    try:
+        torch.cuda.synchronize()
+        torch.ones(1, device=DEVICE).add_(1).item()
+        torch.cuda.empty_cache()
+    except Exception as error:
+        print(f"this process lost the GPU, a new one goes on: {str(error).splitlines()[0]}", flush=True)
+        return False
+    return True
 
 
-def decode(copy: float) -> list[dict]:
-    """Bytes per second of one step for all sequences, dense and sparse, beside a copy's."""
-    rows = []
-    for batch, slots, width in SHAPES:
-        for top_k in (None, min(4, slots)):
-            (theta, phi, x), chosen = sparse_inputs(batch * (1 if TINY else 32), 1, slots, top_k or slots, width)
-            theta, phi, x, chosen = (v[:, 0] for v in (theta, phi, x, chosen))
-            states = [torch.zeros(len(x), slots, width, device=DEVICE) for _ in range(2)]
-            step = partial(fast.step_, theta, phi, x)
-            if top_k is not None:
-                step = partial(fast.sparse_step_, theta, phi, chosen, x, check_values=False)
-            steps = [partial(step, state) for state in states]
-            took, moved = milliseconds(steps), 2 * 4 * len(x) * (top_k or slots) * width
-            row = {"B": len(x), "M": slots, "K": top_k or slots, "D": width, "ms": took}
-            rows.append(row | {"share of copy bandwidth": moved / took * 1e3 / copy})
-            print("decode  " + "  ".join(f"{k} {v:.3g}" for k, v in rows[-1].items()), flush=True)
-    return rows
+def say(row: dict) -> None:
+    state = "absent" if "absent" in row else "FAILED" if "failed" in row else ""
+    state = state or {True: "ok", False: "WRONG"}.get(row.get("passed"), "")
+    detail = row.get("absent") or row.get("failed", {}).get("exception", "").partition("\n")[0]
+    names = " ".join(str(v) if k in ("what", "form") else f"{k} {v}" for k, v in row.items() if isinstance(v, int | str)
+                     and k not in ("part", "passed", "absent"))  # fmt: skip
+    numbers = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float) and k != "seconds")
+    print(f"{state:7}{row['part']}: {names}  {numbers}{detail}  [{row['seconds']:.1f} s]", flush=True)
+
+
+def report(path: Path) -> int:
+    """Print what follows; 0 if all kernels are right and ran."""
+    record = interruptible.read(path)
+    rows, missing = record["rows"], record["not measured"]
+    print(f"\n{len(rows)} rows, {len(missing)} not measured")
+    for row in missing:
+        what = " ".join(f"{v}" for k, v in row.items() if k not in ("part", "why"))
+        print(f"not measured: {row['part']}: {what} ({row['why']})")
+    for goal in record.get("goals", []):
+        reached = {True: "reached", False: "MISSED", None: "not measured"}[goal["reached"]]
+        print(f"{reached:13}{goal['what']}: {goal['measured']}, aim {goal['at least']}")
+    for form, best in record.get("fastest", {}).items():
+        print(f"fastest blocks, {form}: {best['blocks']}{', the default' if best['is the default'] else ''}")
+    bad = [row for row in rows if row.get("passed") is False or ("failed" in row and row.get("form") not in OTHERS)]
+    print(*(f"{'FAILED' if 'failed' in row else 'WRONG'}: {row['part']}: {row.get('what', row.get('form'))}"
+            for row in bad), sep="\n")  # fmt: skip
+    return 1 if bad or not rows else 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="every line on a CPU, interpreted; nothing is written")
-    parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=8, help="end before a row that would not fit (default 8)")
+    parser.add_argument("--out", type=Path, help="where the record goes (default docs/results/gpu.json)")
+    parser.add_argument("--resume", action="store_true", help="measure only what the record lacks")
+    parser.add_argument("--tiny", action="store_true", help="every line on a CPU, interpreted")
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # how a run starts the process that measures
+    options = parser.parse_args()
+    if options.until is not None:
+        how = {"say": say, "healthy": healthy, "conclude": conclude}
+        return interruptible.work(all_rows(), options.out, options.until, **how)
     if not TINY and not torch.cuda.is_available():
         print("no GPU was found: nothing measured, docs/results/gpu.json is left as it is")
         return 0
-    about = environment()
-    if not TINY:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        about["driver"] = subprocess.run(query, capture_output=True, text=True).stdout.strip() or "not found"
-    print(about)
-    checks = correctness()
-    multiply, copy = rates()
-    print(f"a matrix product runs at {multiply / 1e12:.3g} TFLOP/s, a copy at {copy / 1e9:.3g} GB/s")
-    result = {"about": about, "correctness": checks, "decode": decode(copy)}
-    result |= {"sparse": sparse_speed(), "speed": speed(multiply, copy)}
-    if not TINY:
-        part = RESULTS.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, RESULTS)
-        print("written to docs/results/gpu.json")
-    return 0 if all(check["passed"] for check in checks) else 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.out or (Path(folder) / "gpu.json" if TINY else RESULTS)
+        until = time.time() + 60 * options.minutes
+        try:
+            interruptible.begin(path, about(), options.resume)
+        except ValueError as error:
+            parser.error(str(error))
+        print(*(f"{name}: {value}" for name, value in about().items()), sep="\n", flush=True)
+        command = [sys.executable, __file__, "--out", str(path), "--until", str(until), *(["--tiny"] if TINY else [])]
+        code = interruptible.supervise(command, path, until)
+        return report(path) or code
 
 
 if __name__ == "__main__":

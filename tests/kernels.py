@@ -3,6 +3,8 @@
 Writes docs/results/kernels.json and prints the rows of DEFAULT on sm_90. With --check it writes nothing. Either way
 it fails if a kernel does not compile, asks for more shared memory than its target has, or spills registers on sm_90
 in DEFAULT. But for the variant "odd", arguments are what a launch sees in a model: sizes divisible by 16.
+
+Beyond these rows, all launches of a few calls are compiled as Triton's own launcher would compile them: CALLS.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -141,7 +144,88 @@ def compiled(build: Build, target: str) -> dict:
         )
     except Exception as e:  # whatever the compiler raises is a result here
         return row | {"error": f"{type(e).__name__}: {e}"}
-    return row | _registers(code.asm) | {"shared": code.metadata.shared}
+    return row | _measured(code)
+
+
+class _NoDevice:
+    """What Triton asks of the GPU it compiles for, where there is none."""
+
+    def __init__(self, target: str):
+        self.target = target
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget(*TARGETS[self.target][:3])
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+# name: what is launched, as tests/launches.py has it. Triton makes a constant of a size that is 1 and of an argument
+# that is None, takes a size above 2^31 as 64 bits, and asks of every other size whether it divides by 16.
+CALLS = {
+    "every size is 1": [
+        ("dense", 1, 1, 1, 1),
+        ("sparse", 1, 1, 1, 1, 1),
+        ("step", 1, 1, None, 1),
+        ("step", 1, 9, 1, 1),
+    ],
+    "sizes above 2^31": [("sparse", 3, 2**31, 7, 3, 5), ("step", 2, 2**32, 3, 5)],
+    "some divide by 16": [("dense", 2, 96, 48, 100), ("sparse", 2, 96, 40, 4, 96), ("step", 2, 20, 3, 96)],
+    "wide rows": [("dense", 1, 64, 16, 2**13), ("sparse", 1, 64, 16, 4, 2**13), ("step", 1, 16, None, 2**13)],
+}
+QUICK_CALLS = ("every size is 1", "sizes above 2^31")
+
+
+def launched(name: str, target: str) -> list[dict]:
+    """The rows of all launches of a call, compiled as Triton's own launcher would compile them."""
+    import launches
+    from triton.runtime import driver
+
+    driver.set_active(_NoDevice(target))
+    rows = {}
+    for function, *sizes in CALLS[name]:
+        for launch in launches.launches(lambda: getattr(launches, function)(*sizes)):  # noqa: B023
+            where = f"{function} {tuple(sizes)}"
+            row = {"kernel": launch.name, "configuration": where, "variant": name, "target": target}
+            row["default"] = name != "sizes above 2^31"  # 64-bit offsets may cost registers
+            try:
+                code = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
+            except Exception as e:
+                rows[launch.name, where, str(e)] = row | {"error": f"{type(e).__name__}: {e}"}
+                continue
+            rows[launch.name, where, code.hash] = row | _measured(code)
+    return list(rows.values())
+
+
+def _measured(code) -> dict:
+    return _registers(code.asm) | {"shared": code.metadata.shared} | _narrow(code.asm["ttir"])
+
+
+def _narrow(ttir: str) -> dict[str, str]:
+    """Where a size, or the index of a program or chunk, is multiplied in 32 bits, if at all: an offset would wrap.
+
+    A size times a constant is let through, and so is what is left of a division: the index of a block.
+    """
+    constants = set(re.findall(r"(%[\w#-]+) = arith\.constant", ttir))
+    sizes, indices = set(re.findall(r"(%\w+): i32", ttir)), set()
+    for line in ttir.splitlines():
+        if not (found := re.match(r"\s*(%[\w#-]+) = (\S+) (.*?)(?: :| loc|$)", line)):
+            continue
+        name, operation, operands = found[1], found[2], set(re.findall(r"%[\w#-]+", found[3]))
+        if operation == "tt.get_program_id" or (operation == "arith.divsi" and operands & indices):
+            indices.add(name)
+        elif operation in ("tt.splat", "tt.broadcast", "tt.expand_dims"):
+            for kind in (sizes, indices):
+                kind |= {name} if operands & kind else set()
+        wraps = operands & indices or (operands & sizes and not operands & constants)
+        if operation == "arith.muli" and "i64" not in line and wraps:
+            return {"narrow": line.strip()}
+    return {}
 
 
 def _type(name: str, dtype: str) -> str:
@@ -173,6 +257,8 @@ def problem(row: dict) -> str | None:
     where = f"{row['kernel']} ({row['configuration']}; {row['variant']}) on {row['target']}"
     if "error" in row:
         return f"{where} does not compile: {row['error']}"
+    if "narrow" in row:
+        return f"{where} multiplies a size or an index in 32 bits: {row['narrow']}"
     if row["shared"] > TARGETS[row["target"]].shared:
         return f"{where} needs {row['shared']} bytes of shared memory, {TARGETS[row['target']].shared} are there"
     if row["spilled"] and row["default"] and row["target"] == "sm_90":
@@ -207,11 +293,16 @@ def main() -> int:
         for target in TARGETS
         if not options.quick or build.default or target == "sm_90"
     ]
+    calls = [(name, "sm_90") for name in QUICK_CALLS]
+    if not options.quick:
+        calls = [(name, target) for name in CALLS for target in ("sm_90", "gfx942")]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         rows = list(pool.map(compiled, *zip(*jobs, strict=True)))
+        as_launched = list(chain.from_iterable(pool.map(launched, *zip(*calls, strict=True))))
     print(table([row for row in rows if "error" not in row]))
-    problems = list(filter(None, map(problem, rows)))
-    print(*problems or [f"All {len(rows)} kernels compiled, within shared memory, without spills in DEFAULT"], sep="\n")
+    problems = list(filter(None, map(problem, rows + as_launched)))
+    all_well = f"All {len(rows)} kernels compiled, within shared memory, without spills in DEFAULT"
+    print(*problems or [f"{all_well}; so did {len(as_launched)} as they are launched"], sep="\n")
     if not (options.check or options.quick or problems):
         _write(rows)
     return bool(problems)

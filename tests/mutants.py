@@ -31,7 +31,7 @@ STEPS = f"{LAWS}::test_decode_steps_are_a_prefill"
 KERNELS = "tests/test_triton.py"
 PACKED_BLOCKS = f"{KERNELS}::test_obeys[packed_sequences_are_separate_sequences]"
 BLOCKS = f"{KERNELS}::test_more_slots_and_columns_than_a_block {PACKED_BLOCKS}"
-STEP_KERNELS = "tests/test_triton_step.py"
+STEP_KERNELS, LAUNCHES = "tests/test_triton_step.py", "tests/test_triton_launch.py"
 TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/test_triton_sparse.py"
 GROUPED, PAIRS = "fast/sparse.py", f"{PARITY}[sparse-grouped]"
 PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-grouped]"
@@ -220,7 +220,6 @@ FAULTS = [
         ("loop takes a slot too many", "(value >= M)", "(value > M)"),
         ("loop takes a slot twice", "if twice.any():", "if False:"),
         ("loop takes a letter of two sizes", "k not in (letter, g)", "False"),
-        ("loop forgets sizes", "    sizes.update(zip(letters, got, strict=True))\n", "    sizes |= dict.fromkeys('DKM', 1)\n"),
         ("loop takes half-precision states", "value.dtype not in (torch.float32, torch.float64)", "False"),
         ("loop compares no devices", "if value.device != like.device:", "if False:"),
         ("loop takes more slots per token than slots", "if K > M:", "if False:"),
@@ -473,7 +472,7 @@ FAULTS = [
     *planted(
         TRITON_STEP, STEP_KERNELS,
         ("step kernel: offsets of sequences in 32 bits",
-         "i_b, i_g = tl.program_id(0).to(tl.int64)", "i_b, i_g = tl.program_id(0)"),
+         "i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)", "i_b, i_g = tl.program_id(0), tl.program_id(1)"),
         ("step kernel: offsets of slots in 32 bits", "o_m = o_k.to(tl.int64)", "o_m = o_k"),
         ("step kernel: slots named in 32 bits", "mask=m_k, other=0).to(tl.int64)", "mask=m_k, other=0).to(tl.int32)"),
         ("step kernel: offsets of columns in 32 bits", "o_d[None, :].to(tl.int64) * s_d", "o_d[None, :] * s_d"),
@@ -533,6 +532,32 @@ FAULTS = [
          "return x.new_empty(x.shape), x.new_empty(x.shape)"),
     ),
     *planted(
+        TRITON, LAUNCHES,
+        ("launch: more chunks than a grid takes", "if grid[-1] <= GRID[len(grid) - 1]:", "if True:"),
+        ("launch: more programs than a grid takes", "if any(size > limit for size", "if any(False for size"),
+        ("launch: every part begins with the first chunk", "(v[begin:] if name in cut", "(v if name in cut"),
+        ("launch: the last part is as long as the others",
+         "min(PART, grid[-1] - begin)), tuple(these)", "PART), tuple(these)"),
+        ("launch: sequences cut as chunks", "BY_CHUNK if len(grid) == 2 else BY_SEQUENCE", "BY_CHUNK"),
+        ("launch: on the current device", "with torch.cuda.device_of(args[0]):", "if True:"),
+        ("backends: the variable counts, not what was decided",
+         "if _is_interpreted(gram_kernel) or torch", "if triton.knobs.runtime.interpret or torch"),
+        ("backends: triton's own functions are not asked",
+         "if _is_interpreted(gram_kernel) != _is_interpreted(tl.cdiv):\n", "if False:\n"),
+        ("backends: no word on a variable set late", "    if triton.knobs.runtime.interpret:\n", "    if False:\n"),
+        ("interpreter: first call needs the variable", "if _is_interpreted(tl.cdiv):\n", "if False:\n"),
+    ),
+    *planted(
+        TRITON_STEP, LAUNCHES,
+        ("step launch: on the current device", "with torch.cuda.device_of(x):", "if True:"),
+        ("step launch: more groups than a grid takes",
+         "        bg = max(bg, triton.next_power_of_2(triton.cdiv(weights, GRID[1])))\n", ""),
+    ),
+    *planted(
+        TRITON_SPARSE, LAUNCHES,
+        ("sparse kernel: chunks of a long row overflow", "return (L - 1) // BP + 1", "return tl.cdiv(L, BP)"),
+    ),
+    *planted(
         INIT, STEP_KERNELS,
         ("step kernel: taken where gradients are asked for", " and not differentiate\n", "\n"),
         ("step kernel: taken by float64 states", "state.dtype == torch.float32", "True"),
@@ -541,10 +566,10 @@ FAULTS = [
         TRITON_SPARSE, SPARSE_KERNELS,
         ("sparse kernel: chunks reach into the next row", "tl.minimum(begin + BP, (row + 1) * L)", "begin + BP"),
         ("sparse kernel: chunks do not begin with a row",
-         "begin = row * L + o_c % tl.cdiv(L, BP) * BP", "begin = o_c * BP"),
+         "begin = row * L + o_c % _per_row(L, BP) * BP", "begin = o_c * BP"),
         ("sparse kernel: last chunk of a row lost",
-         "row = o_c // tl.cdiv(L, BP)", "row = o_c // tl.maximum(L // BP, 1)"),
-        ("sparse kernel: chunks of a pair counted short", "o_p // L * tl.cdiv(L, BP)", "o_p // L * (L // BP)"),
+         "row = o_c // _per_row(L, BP)", "row = o_c // tl.maximum(L // BP, 1)"),
+        ("sparse kernel: chunks of a pair counted short", "o_p // L * _per_row(L, BP)", "o_p // L * (L // BP)"),
         ("sparse kernel: only the list's first pair begins a run",
          "m_p & (run != _run(p_run, o_p - 1, m_p, n))", "m_p & (o_p == 0)"),
         ("sparse kernel: only the list's last pair ends a run",
@@ -695,6 +720,12 @@ FAULTS = [
         ("evaluate: emptied keeps its state", "None if reset else state", "state"),
         ("evaluate: a loss counts one bucket early", "bucket_of[places]", "bucket_of[(places - 1).clamp(0)]"),
         ("evaluate: windows are drawn, not files", "draws @ count", "draws.sum(1, keepdims=True) * count.mean(0)"),
+    ),
+    *planted(
+        "lm/demo.py", "tests/test_command_line.py -k kernels",
+        ("demo: sparse kernels not checked",
+         'return dtype != torch.float64 and device', 'return form == "dense" and dtype != torch.float64 and device'),
+        ("demo: a CPU interprets kernels", ' and device != "cpu"\n', "\n"),
     ),
     *planted(
         "lm/demo.py", "tests/test_command_line.py -k verdict",

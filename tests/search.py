@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from lm.data import read_corpus
-from lm.demo import environment
 from lm.evaluate import bucket_edges, file_windows, loss_sums, summarise
+from lm.machine import environment
 from lm.model import Config
 from lm.train import Settings, train
 

@@ -117,7 +117,7 @@ def test_scores_depend_on_distance_alone():
 
 
 def with_cache(q, k, v):
-    return cached_attention(q, k, v, Cache.empty(1, 1, 4))
+    return cached_attention(q, k, v, empty_cache(1, 1, 4))
 
 
 @pytest.mark.parametrize("which", [attention, with_cache, loop])

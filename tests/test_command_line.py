@@ -425,6 +425,19 @@ def test_the_demo_fails_when_a_backend_is_wrong(monkeypatch, capsys, fault, caug
     assert f"{len(caught)} of {len(rows)} outside tolerance" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(demo.fast.triton_dense is None, reason="triton is not installed")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_on_a_gpu_the_demo_checks_the_kernels_of_both_forms(monkeypatch, device):
+    """Interpreted here, where they are as right and take longer."""
+    computes = demo._computes
+    monkeypatch.setattr(demo, "SHAPE", {"B": 1, "T": 3, "M": 6, "K": 2, "D": 8})
+    monkeypatch.setattr(demo, "_computes", lambda *case: computes(*case[:3], device))
+    rows = [row for row in demo.check_backends() if row["backend"] == "triton"]
+    kernels = {(form, dtype) for form in ("dense", "sparse") for dtype in ("float32", "bfloat16", "float16")}
+    assert {(row["form"], row["dtype"]) for row in rows} == (kernels if device == "cuda" else set())
+    assert all(row["passed"] for row in rows)
+
+
 def test_the_verdict_is_the_measured_one():
     def said(mean, low, high):
         return demo.verdict(demo.Buckets([1], [1], [mean], [low], [high], 3, 3), ("fm-sparse", "transformer"), 1)

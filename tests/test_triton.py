@@ -229,11 +229,3 @@ def test_float64_is_refused():
     slots = torch.arange(3).expand(theta.shape)
     with pytest.raises(TypeError, match=message):
         fast.sparse_factorization_memory(theta, phi, slots, x, 3, state, backend="triton")
-
-
-def test_a_machine_without_gpu_is_told(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "no GPU was found" in fast.backends()["triton"]
-    with pytest.raises(ValueError, match=r"^backend 'triton' cannot run here: no GPU was found"):
-        fast.factorization_memory(*ordinary(1, 2, 3, 5), backend="triton")

@@ -1,0 +1,284 @@
+"""The GPU run, without a GPU: rows that fail, a run that is cut off, what the record says, the order of worth."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import interruptible
+import pytest
+from interruptible import BROKEN, Row
+
+pytest.importorskip("triton", reason="triton is not installed")
+import gpu
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "record.json"
+    interruptible.begin(path, {"on": "a card"}, resume=False)
+    return path
+
+
+class Clock:
+    """Time that only passes while rows are measured."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def row(self, name: str, seconds: float, kind: str = "", work: float = 1.0, measure=lambda: {"ms": 1.5}) -> Row:
+        def takes_time() -> dict:
+            self.now += seconds
+            return measure()
+
+        return Row("speed", {"form": name}, takes_time, kind, work)
+
+
+def work(rows, path, until=1e9, clock=None, **how):
+    return interruptible.work(rows, path, until, clock=clock or Clock(), say=lambda row: None, **how)
+
+
+def fails():
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def names(rows: list[dict]) -> list[str]:
+    return [row["form"] for row in rows]
+
+
+def test_every_row_is_written_before_the_next_begins(path):
+    clock, seen = Clock(), []
+
+    def look() -> dict:
+        record = interruptible.read(path)
+        seen.append((names(record["rows"]), record["running"]["form"], names(record["not measured"])))
+        return {"ms": 1.0}
+
+    rows = [clock.row(name, 1, measure=look) for name in "abc"]
+    assert work(rows, path) == 0
+    assert seen == [([], "a", ["b", "c"]), (["a"], "b", ["c"]), (["a", "b"], "c", [])]
+    record = interruptible.read(path)
+    assert names(record["rows"]) == ["a", "b", "c"] and not record["not measured"] and record["running"] is None
+    assert record["rows"][0] == {"part": "speed", "form": "a", "ms": 1.0, "seconds": 0}
+
+
+def test_a_write_that_is_cut_off_leaves_the_record_as_it_was(path, monkeypatch):
+    before = path.read_text()
+    monkeypatch.setattr(interruptible.os, "replace", lambda *_: fails())
+    with pytest.raises(RuntimeError):
+        interruptible.write(path, {"rows": []})
+    with pytest.raises(TypeError):
+        interruptible.write(path, {"rows": [object()]})
+    assert path.read_text() == before
+
+
+def test_a_row_that_would_not_fit_is_passed_over_and_said(path):
+    clock = Clock()
+    rows = [
+        clock.row("a", 10, kind="k", work=1.0),
+        clock.row("four times a", 40, kind="k", work=4.0),  # 40 of the 35 s left
+        clock.row("b", 20, kind="k", work=2.0),
+        clock.row("twice b", 1, kind="k", work=4.0),
+        clock.row("another kind", 1),  # judged by the longest of the last three, 20 of the 15 s left
+    ]
+    assert work(rows, path, until=45, clock=clock) == 0
+    record = interruptible.read(path)
+    assert names(record["rows"]) == ["a", "b"] and clock.now == 30
+    why = {row["form"]: row["why"] for row in record["not measured"]}
+    assert why == {
+        "four times a": "would take about 40 s, 35 s were left",
+        "twice b": "would take about 40 s, 15 s were left",
+        "another kind": "would take about 20 s, 15 s were left",
+    }
+
+
+def test_less_work_is_not_taken_to_be_quicker(path):
+    clock = Clock()
+    rows = [clock.row("a", 10, kind="k", work=8.0), clock.row("b", 1, kind="k", work=1.0)]
+    assert work(rows, path, until=19, clock=clock) == 0
+    assert names(interruptible.read(path)["rows"]) == ["a"]
+
+
+def test_a_row_that_fails_is_told_and_the_run_goes_on(path):
+    clock = Clock()
+    assert work([clock.row("a", 1, measure=fails), clock.row("b", 1)], path) == 0
+    failed, fine = interruptible.read(path)["rows"]
+    assert failed["failed"]["exception"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert any("in fails" in line for line in failed["failed"]["traceback"]) and "ms" not in failed
+    assert fine["form"] == "b" and "failed" not in fine
+
+
+def test_a_process_that_lost_the_gpu_measures_nothing_more(path):
+    clock = Clock()
+    rows = [clock.row("a", 1, measure=fails), clock.row("b", 1)]
+    assert work(rows, path, healthy=lambda: False) == BROKEN
+    record = interruptible.read(path)
+    assert names(record["rows"]) == ["a"] and names(record["not measured"]) == ["b"]
+    assert work(rows, path, healthy=lambda: False) == 0  # in a new process, from b on
+    assert names(interruptible.read(path)["rows"]) == ["a", "b"]
+
+
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+import interruptible
+from interruptible import Row
+
+def row(name, measure):
+    return Row("speed", {"form": name}, measure)
+
+def fails():
+    raise RuntimeError("lost")
+
+rows = [
+    row("fine", lambda: {"ms": 1.0}),
+    row("loses the device", fails),
+    row("kills its process", lambda: os.kill(os.getpid(), signal.SIGKILL)),
+    row("leaves", lambda: os._exit(3)),
+    row("fine again", lambda: {"ms": 2.0}),
+    row("never ends", lambda: time.sleep(1000) or {}),
+    row("not reached", lambda: {"ms": 3.0}),
+]
+healthy = lambda: False
+sys.exit(interruptible.work(rows, Path(sys.argv[1]), 1e12, healthy=healthy))
+"""
+
+
+def test_another_process_goes_on_where_one_died(path):
+    """And a row that never ends is stopped, the rest being listed."""
+    started = time.monotonic()
+    command = [sys.executable, "-c", PROGRAM, str(path)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    assert interruptible.supervise(command, path, time.time() + 8, grace=1) == 0
+    assert time.monotonic() - started < 60
+    record = interruptible.read(path)
+    what = {row["form"]: row.get("failed", {}).get("exception") for row in record["rows"]}
+    assert what == {
+        "fine": None,
+        "loses the device": "RuntimeError: lost",
+        "kills its process": "its process ended: SIGKILL",
+        "leaves": "its process ended: exit code 3",
+        "fine again": None,
+        "never ends": "stopped, 1 s after the end of the run",
+    }
+    assert record["running"] is None and names(record["not measured"]) == ["not reached"]
+
+
+def test_a_process_that_does_nothing_is_not_started_for_ever(path):
+    assert interruptible.supervise([sys.executable, "-c", "raise SystemExit(2)"], path, time.time() + 60) == 2
+
+
+def test_resume_takes_up_what_is_missing_or_failed(path):
+    clock = Clock()
+    work([clock.row("a", 7), clock.row("b", 1, measure=fails)], path)
+    interruptible.begin(path, {"on": "a card"}, resume=True)
+    assert names(interruptible.read(path)["rows"]) == ["a"]
+    never = clock.row("a", 1, measure=fails)
+    assert work([never, clock.row("b", 1), clock.row("c", 1)], path) == 0
+    assert [(row["form"], "failed" in row) for row in interruptible.read(path)["rows"]] == [
+        ("a", False), ("b", False), ("c", False),
+    ]  # fmt: skip
+
+
+def test_resume_is_refused_where_the_numbers_would_not_belong_together(path, tmp_path):
+    with pytest.raises(ValueError, match="it was measured with on a card, now another"):
+        interruptible.begin(path, {"on": "another"}, resume=True)
+    with pytest.raises(ValueError, match="there is none"):
+        interruptible.begin(tmp_path / "none.json", {}, resume=True)
+
+
+def test_rows_come_in_order_of_worth():
+    rows = gpu.all_rows()
+    assert len({row.key for row in rows}) == len(rows)
+    parts = [row.part for row in rows]
+    assert list(dict.fromkeys(parts)) == ["correctness", "rates", "decode", "speed", "sparse", "configurations"]
+    assert parts[: parts.count("correctness")] == ["correctness"] * parts.count("correctness")
+    first, last = parts.index("configurations"), len(parts) - 1 - parts[::-1].index("configurations")
+    before = [row.what for row in rows[:first] if row.part in ("speed", "sparse")]
+    assert {(w["B"], w["D"]) for w in before} == {(8, 1024)} and {w["T"] for w in before} == {4096, 16384}
+    assert [w["T"] for w in before] == sorted(w["T"] for w in before)
+    assert {row.what["T"] for row in rows[last + 1 : last + 5]} == {4096, 16384}
+    assert {row.what["form"] for row in rows[-15:]} == {"chunked"}  # nobody knows how long these take
+
+
+def step_rows(ours: float, mamba: float) -> list[dict]:
+    at = {"part": "decode", "B": 256, "M": 64, "D": 1024, "K": 4, "seconds": 1.0}
+    return [at | {"form": "sparse", "ms": ours, "GB/s": 1.0}, at | {"form": "Mamba-2 step", "K": 64, "ms": mamba}]
+
+
+def test_goals_are_the_worst_of_what_was_measured():
+    at = {"part": "speed", "B": 8, "M": 64, "D": 1024}
+    rows = [at | {"T": t, "form": form, "both ms": ms} for t, form, ms in [
+        (1024, "triton", 2.0), (1024, "flash attention", 1.0), (4096, "triton", 8.0), (4096, "flash attention", 12.0),
+        (4096, "fla chunk_gla", 4.0), (16384, "fla chunk_gla", 16.0), (16384, "triton", 20.0),
+    ]]  # fmt: skip
+    rows += step_rows(1.0, 2.5)
+    rows += [{"part": "rates", "what": "", "GB/s": 2000.0}, {"part": "decode", "form": "dense", "GB/s": 1000.0}]
+    found = {goal["what"]: (goal["measured"], goal["reached"]) for goal in gpu.goals(rows)}
+    assert found == {
+        "time of fla chunk_gsa over ours, forward + backward": (None, None),
+        "time of fla chunk_gla over ours, forward + backward": (0.5, False),
+        "time of flash attention over ours, from T = 4096 on": (1.5, True),
+        "time of Mamba-2's step over the sparse one's": (2.5, True),
+        "share of a copy's bandwidth in the dense step": (0.5, False),
+    }
+
+
+def test_the_fastest_blocks_are_named():
+    default, other = (str(tuple(blocks)) for blocks in gpu.triton_dense.CONFIGURATIONS[:2])
+    rows = [
+        {"part": "configurations", "form": "dense", "blocks": default, "both ms": 3.0},
+        {"part": "configurations", "form": "dense", "blocks": other, "both ms": 2.0},
+        {"part": "configurations", "form": "step", "blocks": str(tuple(gpu.triton_step.DEFAULT)), "ms": 1.0},
+        {"part": "configurations", "form": "sparse", "blocks": "x", "failed": {}},
+    ]
+    assert gpu.fastest(rows) == {
+        "dense": {"blocks": other, "ms": 2.0, "is the default": False},
+        "step": {"blocks": str(tuple(gpu.triton_step.DEFAULT)), "ms": 1.0, "is the default": True},
+    }
+
+
+def test_the_report_counts_what_is_wrong(path, capsys):
+    def code(*rows: dict) -> int:
+        rows = [{"part": "correctness", "what": "x", "seconds": 1.0} | row for row in rows]
+        interruptible.write(path, interruptible.read(path) | {"rows": rows})
+        return gpu.report(path)
+
+    failed = {"failed": {"exception": "no", "traceback": []}}
+    assert code({"passed": True}, {"form": "flash attention", **failed}, {"absent": "no fla"}) == 0
+    assert code({"passed": True}, {"passed": False}) == 1
+    assert code({"passed": True}, {"form": "triton", **failed}) == 1
+    assert code() == 1
+    capsys.readouterr()
+
+
+def tiny(tmp_path, *options: str, **environment: str) -> tuple[subprocess.CompletedProcess, dict]:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, gpu.__file__, "--tiny", "--out", str(out), *options]
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    return done, json.loads(out.read_text())
+
+
+def test_the_command_ends_in_time_and_needs_nothing_but_torch_triton_and_numpy(tmp_path):
+    """Other packages are there, but cannot be imported; what could not be measured is listed on the terminal, too."""
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "sitecustomize.py").write_text(
+        "import sys\n"
+        "for name in 'hypothesis pytest matplotlib tqdm safetensors nbclient jupyter_client'.split():\n"
+        "    sys.modules[name] = None\n"
+    )
+    done, record = tiny(tmp_path, "--minutes", "0.2", PYTHONPATH=f"{tmp_path / 'without'}{os.pathsep}{ROOT}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows, missing = record["rows"], record["not measured"]
+    assert rows and missing and len(rows) + len(missing) > 70
+    assert all(row["passed"] for row in rows if row["part"] == "correctness")
+    assert done.stdout.count("not measured: ") == len(missing)
+    assert record["about"]["triton"] in done.stdout and record["running"] is None
