@@ -367,7 +367,7 @@ def license_text() -> bytes:
     """The licence, a text that is the same on every machine: beside the code in a clone, else among the package's."""
     root = Path(__file__).parents[1]
     if (root / "pyproject.toml").is_file():
-        return (root / "LICENSE").read_text("utf-8").encode()  # as text: its line ends differ between systems
+        return (root / "LICENSE").read_text(encoding="utf-8").encode()  # as text: its line ends differ between systems
     try:
         found = importlib.metadata.distribution("factorization-memory").read_text("licenses/LICENSE")
     except importlib.metadata.PackageNotFoundError:

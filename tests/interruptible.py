@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 def read(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write(path: Path, record: dict) -> None:

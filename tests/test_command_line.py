@@ -234,7 +234,7 @@ def test_where_nothing_can_be_written_is_said_before_the_measuring(runs, tmp_pat
         raise AssertionError("the command went on")
 
     monkeypatch.setattr(command_line, "loss_sums", went_on)
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     for command in (["evaluate", runs / "fm-sparse", "--out"], ["publish", runs / "fm-sparse", "--folder"]):
         code, said = fails(capsys, *command, tmp_path / "file" / "below", "--context", "16")
         assert code == 2 and "Not a directory" in said

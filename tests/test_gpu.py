@@ -70,13 +70,13 @@ def test_every_row_is_written_before_the_next_begins(path):
 
 
 def test_a_write_that_is_cut_off_leaves_the_record_as_it_was(path, monkeypatch):
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     monkeypatch.setattr(interruptible.os, "replace", lambda *_: fails())
     with pytest.raises(RuntimeError):
         interruptible.write(path, {"rows": []})
     with pytest.raises(TypeError):
         interruptible.write(path, {"rows": [object()]})
-    assert path.read_text() == before
+    assert path.read_text(encoding="utf-8") == before
 
 
 def test_a_row_that_would_not_fit_is_passed_over_and_said(path):
@@ -264,7 +264,7 @@ def tiny(tmp_path, *options: str, **environment: str) -> tuple[subprocess.Comple
     command = [sys.executable, gpu.__file__, "--tiny", "--out", str(out), *options]
     variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     done = subprocess.run(command, capture_output=True, text=True, env=variables)
-    return done, json.loads(out.read_text())
+    return done, json.loads(out.read_text(encoding="utf-8"))
 
 
 def test_the_command_ends_in_time_and_needs_nothing_but_torch_triton_and_numpy(tmp_path):

@@ -8,14 +8,14 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
 DECLARED = {part.name: part for part in map(Requirement, PYPROJECT["project"]["dependencies"])}
 
 
 def imported(path: Path) -> set[str]:
     """The outermost modules that a file imports."""
-    nodes = [*ast.walk(ast.parse(path.read_text("utf-8")))]
+    nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     return {name.split(".")[0] for name in names}
@@ -28,7 +28,9 @@ def test_every_import_is_declared():
 
 
 def test_the_pins_of_a_clone_satisfy_what_the_package_asks_for():
-    lines = [line for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines() if line[:1] not in "#-"]
+    lines = [
+        line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if line[:1] not in "#-"
+    ]
     pins = {pin.name: pin for pin in map(Requirement, lines)}
     for name, part in DECLARED.items():
         (pin,) = pins[name].specifier

@@ -99,10 +99,12 @@ def test_the_licence_is_the_same_text_in_a_clone_and_in_a_package(tmp_path, monk
     want = command_line.license_text()
     assert want == (Path(__file__).parents[1] / "LICENSE").read_bytes().replace(b"\r\n", b"\n")
     monkeypatch.setattr(command_line, "__file__", str(tmp_path / "lm" / "command_line.py"))
-    (tmp_path / "LICENSE").write_text("of some other package")
+    (tmp_path / "LICENSE").write_text("of some other package", encoding="utf-8")
     info = tmp_path / "factorization_memory-0.1.0.dist-info"
     (info / "licenses").mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.4\nName: factorization-memory\nVersion: 0.1.0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.4\nName: factorization-memory\nVersion: 0.1.0\n", encoding="utf-8"
+    )
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(command_line.UsageError, match="neither in a clone nor installed"):
         command_line.license_text()
