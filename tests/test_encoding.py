@@ -24,7 +24,7 @@ def _is_text(call: ast.Call) -> bool:
     function = ast.unparse(call.func)
     name = function.rsplit(".")[-1]
     if name in ("read_text", "write_text"):
-        return True
+        return "importlib.metadata" not in function  # whose texts are UTF-8, and which has no such option
     if name != "open" or function in OTHER_OPENS:
         return False
     modes = call.args[function == "open" :][:1] + [k.value for k in call.keywords if k.arg == "mode"]

@@ -51,3 +51,34 @@ def test_what_counts_as_a_problem(changes, says):
     row = {"kernel": "gram_kernel", "configuration": "16", "variant": "ieee", "target": "sm_90", "default": True}
     found = kernels.problem(row | {"registers": 32, "spilled": 0, "shared": 99 << 10} | changes)
     assert found is None if says is None else says in found
+
+
+SOURCE = """
+tt.func public @kernel(%p: !tt.ptr<f32>, %M: i32 {tt.divisibility = 16 : i32} loc(unknown)) {
+  %c16_i32 = arith.constant 16 : i32
+  %0 = tt.get_program_id x : i32 loc(#loc2)
+  %1 = arith.divsi %0, %M : i32
+  %2 = arith.remsi %0, %M : i32
+  %3 = tt.splat %M : i32 -> tensor<16xi32>
+  %4 = arith.extsi %M : i32 to i64
+"""
+
+
+@pytest.mark.parametrize(
+    "line, narrow",
+    [
+        ("%9 = arith.muli %2, %M : i32", True),  # by a size
+        ("%9 = arith.muli %7, %3 : tensor<16xi32>", True),  # by a size, of a block
+        ("%9 = arith.muli %0, %c16_i32 : i32", True),  # a program
+        ("%9 = arith.muli %1, %c16_i32 : i32 loc(#loc3)", True),  # a chunk
+        ("%9 = arith.muli %2, %c16_i32 : i32", False),  # a block
+        ("%9 = arith.muli %M, %c16_i32 : i32", False),
+        ("%9 = arith.muli %7, %4 : i64", False),
+        ("%9 = arith.addi %0, %M : i32", False),
+    ],
+)
+def test_what_counts_as_a_narrow_product(line, narrow):
+    assert kernels._narrow(SOURCE + line) == ({"narrow": line} if narrow else {})
+    row = {"kernel": "k", "configuration": "16", "variant": "ieee", "target": "sm_90", "default": True}
+    said = kernels.problem(row | {"registers": 1, "spilled": 0, "shared": 0} | kernels._narrow(SOURCE + line))
+    assert said is None if not narrow else "multiplies a size or an index in 32 bits" in said
