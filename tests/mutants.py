@@ -218,7 +218,6 @@ FAULTS = [
         ("loop takes a slot too many", "(value >= M)", "(value > M)"),
         ("loop takes a slot twice", "if twice.any():", "if False:"),
         ("loop takes a letter of two sizes", "k not in (letter, g)", "False"),
-        ("loop forgets sizes", "    sizes.update(zip(letters, got, strict=True))\n", "    sizes |= dict.fromkeys('DKM', 1)\n"),
         ("loop takes half-precision states", "value.dtype not in (torch.float32, torch.float64)", "False"),
         ("loop compares no devices", "if value.device != like.device:", "if False:"),
         ("loop takes more slots per token than slots", "if K > M:", "if False:"),
