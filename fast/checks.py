@@ -88,6 +88,11 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def differentiable(**inputs: Tensor | None) -> None:
     """Refuses the derivatives that fast does not have. Operators of our own would answer them with 0, or obscurely."""
+    if forward_ad._current_level >= 0 and torch.compiler.is_compiling():
+        raise NotImplementedError(
+            f"{', '.join(inputs)} must not be compiled under forward_ad or torch.func.jvp, where tangents cannot be "
+            "seen: fast has first derivatives in reverse mode only"
+        )
     for name, value in inputs.items():
         if value is None:
             continue
@@ -117,7 +122,7 @@ def has_tangent(value: Tensor) -> bool:
     """Whether a forward-mode derivative with respect to value is under way."""
     if forward_ad._current_level < 0:
         return False
-    if torch.compiler.is_compiling():  # where a tangent cannot be seen
+    if torch.compiler.is_compiling():  # which hides it
         return True
     value = _inside(value)
     if forward_ad.unpack_dual(value).tangent is not None:

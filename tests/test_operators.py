@@ -9,14 +9,18 @@ import torch
 from cases import DENSE, SPARSE, cases, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 from torch.library import opcheck
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import fast
+import reference
 from fast import chunked, sparse
 
+NAMES = ["theta", "phi", "x", "initial_state"]
 every_backend = pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
 OPERATORS = torch.ops.factorization_memory
 
@@ -130,6 +134,73 @@ def test_compiles_with_what_is_around_it():
         torch.testing.assert_close(got, want)
 
 
+LENGTHS = (3, 4, 17, 31, 32, 33, 64, 100)  # none is another size of inputs: torch.compile takes equals for the same
+
+
+@every_backend
+def test_two_graphs_do_for_any_length(form, backend):
+    """One of them for a single chunk. Before 2 come two more, of torch itself: 0 and 1 are constants in its graphs."""
+    counter, graphs = CompileCounterWithBackend("aot_eager"), set()
+    run = function_of_all(form, backend=backend)
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend=counter)
+    for T in LENGTHS:
+        floating, slots = inputs(form, T=T, M=6, D=8, K=5)
+        got = results(lambda *v, slots=slots: compiled(slots, *v), floating)
+        want = results(lambda *v, slots=slots: run(slots, *v), floating)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+        graphs.add(counter.frame_count)  # tracing may start twice for one graph
+    assert len(graphs) <= 2
+
+
+def function_of_all(form, **options):
+    return lambda slots, *floating: function(form, slots, **options)(*floating)
+
+
+class Module(torch.nn.Module):
+    """A function, for torch.export."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.forward = run
+
+
+@every_backend
+def test_exports_for_any_length(form, backend):
+    run = function_of_all(form, backend=backend)
+    floating, slots = inputs(form, T=20)
+    length = {1: torch.export.Dim("T", min=2, max=4096)}
+    sizes = (None if slots is None else length, length, length, length, None)
+    exported = torch.export.export(
+        Module(lambda slots, theta, phi, x, state: run(slots, theta, phi, x, state)),
+        (slots, *(v.detach() for v in floating)),
+        dynamic_shapes=sizes,
+    ).module()
+    for T in LENGTHS:
+        floating, slots = inputs(form, T=T)
+        arguments = slots, *(v.detach() for v in floating)
+        assert all(torch.equal(a, b) for a, b in zip(exported(*arguments), run(*arguments), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
+@every_backend
+def test_what_is_traced_does_for_any_length(form, backend):
+    def arguments(T):
+        floating, slots = inputs(form, T=T)
+        theta, phi, x, state = (v.detach() for v in floating)
+        return (theta, phi, x, state) if slots is None else (theta, phi, slots, x, state)
+
+    def run(*arguments):
+        if form == "dense":
+            return fast.factorization_memory(*arguments, backend=backend)
+        *tokens, state = arguments
+        return fast.sparse_factorization_memory(*tokens, 5, state, backend=backend)
+
+    traced = torch.jit.trace(run, arguments(20), check_trace=False)
+    for T in (1, *LENGTHS):
+        for got, want in zip(traced(*arguments(T)), run(*arguments(T)), strict=True):
+            torch.testing.assert_close(got, want)
+
+
 @every_backend
 def test_autocast_changes_nothing(form, backend):
     floating, slots = inputs(form)
@@ -190,13 +261,140 @@ def test_gradients_of_one_result_or_one_input_alone(form, backend):
             assert torch.equal(grad, one[i])
 
 
+@pytest.mark.parametrize("position", range(4), ids=NAMES)
 @every_backend
-def test_a_second_derivative_is_refused(form, backend):
+def test_a_second_derivative_is_refused(form, backend, position):
     floating, slots = inputs(form)
-    y, _ = function(form, slots, backend=backend)(*floating)
-    grad = torch.autograd.grad(y.square().sum(), floating[2], create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="no autograd formula"):
+    run = function(form, slots, backend=backend)
+    grad = torch.autograd.grad(run(*floating)[0].square().sum(), floating[position], create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="must not be differentiated again"):
         grad.sum().backward()
+    grad = torch.autograd.grad(run(*floating)[0].sum(), floating[position], create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="must not be differentiated again"):
+        grad.sum().backward()
+    direction = torch.ones_like(grad)
+    alone = one_input(run, floating, position)
+    for transform in (torch.autograd.functional.jvp, torch.autograd.functional.hvp):
+        with pytest.raises(NotImplementedError, match="must not be differentiated again"):
+            transform(lambda v: alone(v).sum(), floating[position].detach(), direction)
+
+
+def one_input(run, floating, position):
+    """y as a function of one of the inputs."""
+    rest = [v.detach() for v in floating]
+    return lambda v: run(*rest[:position], v, *rest[position + 1 :])[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, from forward_ad
+@pytest.mark.parametrize("position", range(4), ids=NAMES)
+@every_backend
+def test_forward_mode_is_refused_by_name(form, backend, position):
+    """An operator without a rule for tangents drops them: a derivative of 0, and no error."""
+    floating, slots = inputs(form)
+    alone = one_input(function(form, slots, backend=backend), floating, position)
+    value = floating[position].detach()
+    ones, ones1 = torch.ones_like(value), (torch.ones(1),)
+
+    def dual(leaf):
+        with forward_ad.dual_level():
+            alone(forward_ad.make_dual(leaf, ones))
+
+    ways = [
+        lambda: torch.func.jvp(alone, (value,), (ones,)),
+        lambda: torch.func.jacfwd(alone)(value),
+        lambda: torch.func.jvp(torch.func.vmap(alone), (value[None],), (ones[None],)),
+        lambda: torch.func.vmap(lambda v: torch.func.jvp(alone, (v,), (ones,)))(value[None]),
+        lambda: torch.func.jvp(lambda v: torch.func.jvp(lambda u: alone(v) + u, ones1, ones1), (value,), (ones,)),
+        lambda: torch.no_grad()(torch.func.jvp)(alone, (value,), (ones,)),
+        lambda: dual(value),
+        lambda: dual(value.clone().requires_grad_()),
+    ]  # fmt: skip
+    for way in ways:
+        with pytest.raises(NotImplementedError, match=f"^{NAMES[position]} must not carry a tangent"):
+            way()
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["compiled there", "compiled before"])
+@every_backend
+def test_what_is_compiled_refuses_forward_mode(form, backend, before):
+    floating, slots = inputs(form)
+    floating = [v.detach() for v in floating]
+    run = torch.compile(function(form, slots, backend=backend), backend="aot_eager")
+    if before:
+        run(*floating)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(floating[2], torch.ones_like(floating[2]))
+        with pytest.raises(NotImplementedError, match=r"must not (be compiled under|carry a tan)"):
+            run(*floating[:2], dual, floating[3])
+
+
+@every_backend
+def test_a_tangent_of_the_gradients_is_refused(form, backend):
+    floating, slots = inputs(form)
+    for which, name in enumerate(("dy", "dfinal")):
+        result = function(form, slots, backend=backend)(*floating)[which]
+        with forward_ad.dual_level():
+            on_it = forward_ad.make_dual(torch.ones_like(result), torch.ones_like(result))
+            with pytest.raises(NotImplementedError, match=f"^{name} must not carry a tangent"):
+                torch.autograd.grad(result, floating[2], on_it)
+
+
+@every_backend
+def test_torch_func_is_refused_by_name(form, backend):
+    """It asks for another kind of operator, and says so in words of its own."""
+    floating, slots = inputs(form)
+    for position, value in enumerate(floating):
+        alone = one_input(function(form, slots, backend=backend), floating, position)
+        total, value = (lambda v, alone=alone: alone(v).sum()), value.detach()
+        for way in (
+            lambda total=total, value=value: torch.func.grad(total)(value),
+            lambda total=total, value=value: torch.func.vmap(torch.func.grad(total))(value[None]),
+            lambda total=total, value=value: torch.func.grad(lambda v: torch.func.vmap(total)(v).sum())(value[None]),
+            lambda alone=alone, value=value: torch.func.vjp(alone, value),
+            lambda total=total, value=value: torch.func.hessian(total)(value),
+        ):
+            with pytest.raises(NotImplementedError, match=f"^{NAMES[position]} must not be tracked by torch.func"):
+                way()
+
+
+@pytest.mark.parametrize("name", ["step", "sparse_step"])
+def test_a_step_has_every_derivative(name):
+    """It is made of torch's own operators: forward mode, torch.func and second derivatives are those of the loop."""
+    floating, slots = inputs(name.replace("step", "x").replace("sparse_x", "sparse").replace("x", "dense"),
+                             dtype=torch.float64)  # fmt: skip
+    tokens = [v[:, 0].detach() for v in floating[:3]]
+    leaves = (*tokens, floating[3].detach())
+    tangents = tuple(torch.randn_like(v) for v in leaves)
+
+    def run(module, **options):
+        def call(theta, phi, x, state):
+            weights = (theta, phi) if slots is None else (theta, phi, slots[:, 0])
+            return getattr(module, name)(*weights, x, state, **options)
+
+        return call
+
+    for transform in (
+        lambda f: torch.func.jvp(f, leaves, tangents)[1],
+        lambda f: torch.autograd.functional.hvp(lambda *v: f(*v)[0].square().sum(), leaves, tangents)[1],
+    ):
+        for got, want in zip(transform(run(fast)), transform(run(reference)), strict=True):
+            assert want.any()
+            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch maps an operator of ours one by one
+@every_backend
+def test_forward_may_be_mapped(form, backend):
+    """By torch.func.vmap; torch.autograd finds its way back through it."""
+    floating, slots = inputs(form)
+    run = function(form, slots, backend=backend)
+    many = [torch.stack([v.detach(), v.detach().flip(0)]).requires_grad_() for v in floating]
+
+    def each(*values):
+        return [torch.stack(v) for v in zip(*(run(*one) for one in zip(*values, strict=True)), strict=True)]
+
+    for got, want in zip(results(torch.func.vmap(run), many), results(each, many), strict=True):
+        assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("position", range(4), ids=["theta", "phi", "x", "state"])
@@ -321,10 +519,23 @@ def test_nothing_in_nothing_out(form, backend, shape):
     torch.testing.assert_close(grads[3], floating[3].cos())
 
 
-def test_default_chunk_lengths_are_powers_of_two_that_cover_short_sequences():
-    for T in (0, 1, 2, 3, 31, 33, 5000):
-        length = chunked.default_chunk_length(torch.zeros(1, T, 8), 4)
-        assert length & (length - 1) == 0 and (length >= T or length >= 32)
+def test_default_chunk_lengths_are_32_or_64_or_what_a_short_sequence_needs():
+    lengths = (0, 1, 2, 3, 31, 33, 63, 5000)
+    for state, most in ((torch.zeros(4, 8), 32), (torch.zeros(64, 512), 64)):
+        slots, width = state.shape
+        got = [chunked.default_chunk_length(torch.zeros(1, T, width), slots) for T in lengths]
+        assert got == [max(1, min(T, most)) for T in lengths]
+
+
+@pytest.mark.parametrize("length", [1, 5, 20, 32])
+def test_nothing_is_saved_of_tokens_that_are_not_there(length):
+    """A chunk that is not a power of two is padded to one, and what is saved is not."""
+    floating, _ = inputs("dense", B=2, T=40)
+    _, _, states, *saved = chunked._forward_op(*floating, None, 1e-6, length, True)
+    chunks = -(-40 // length)
+    assert states.shape == (2, chunks, 5, 4)
+    shapes = [(length, 5), (length + 1, 5), (length, length)]
+    assert [v.shape for v in saved] == [(2, chunks, *shape) for shape in shapes]
 
 
 @pytest.mark.parametrize(
