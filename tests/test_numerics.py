@@ -1,9 +1,12 @@
 """The tolerances as stated, against the loop in float64: ||got - want|| / ||want||, and where they do not hold."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from cases import DENSE, SPARSE, TOLERANCE, Case, error, gradients, loop, whole
+from cases import DENSE, SPARSE, TOLERANCE, Case, error, gradients, loop, steps, whole
 
+import fast
 import reference
 from fast import chunked
 
@@ -89,3 +92,49 @@ def test_theta_next_to_1_keeps_its_digits():
         on_y, on_state = torch.ones_like(case.x), torch.ones(case.state_shape())
         got, want = gradients(gate, whole("chunked"), on_y, on_state), gradients(gate.double(), loop, on_y, on_state)
         assert all(error(got[name], want[name]) < 2e-6 for name in want)
+
+
+EVERY_WAY = {
+    **{f"{form}-{backend}": (form, whole(backend)) for form, backend in [*DENSE, *SPARSE]},
+    "step": ("dense", steps(fast.step)),
+    "sparse_step": ("sparse", steps(fast.sparse_step)),
+}
+
+
+def scaled(case: Case, size: float) -> Case:
+    """The longest token, and the longest slot at the start, become this long."""
+    x, state = (v * (size / v.norm(dim=-1).max()) for v in (case.x, case.initial_state))
+    return replace(case, x=x, initial_state=state)
+
+
+@pytest.mark.parametrize("share", [1e-25, 1e-12, 1e-6, 1e-3, 0.1, 0.99], ids="{:g} of the range".format)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_tolerances_hold_over_the_whole_range(way, dtype, share):
+    """Squares of lengths up to half the largest number. The truth is of the same vectors at length 1."""
+    form, run = EVERY_WAY[way]
+    size = (share * torch.finfo(dtype).max / 2) ** 0.5
+    case = scaled(ordinary(form, dtype, 1, router=True), size)
+    on_y = torch.randn(case.x.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    on_state = torch.randn(case.state_shape(), generator=torch.Generator().manual_seed(1)).to(dtype) / size
+    got = gradients(case, run, on_y, on_state)
+    short = replace(scaled(case.double(), 1.0), eps=case.eps / size**2)
+    want = gradients(short, loop, on_y, on_state * size)
+    for name in want:
+        by = {"final state": size, "dx": 1 / size, "dinitial_state": 1 / size}.get(name, 1.0)
+        tolerance = TOLERANCE[dtype] * (1 if name in ("y", "final state") else 10)
+        assert error(got[name].double() / by, want[name]) < tolerance, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_beyond_the_range_a_slot_reads_as_0_or_shows(way, dtype):
+    """|x|^2 is four times the largest number."""
+    form, run = EVERY_WAY[way]
+    x = torch.ones(1, 40, 4, dtype=dtype) * torch.finfo(dtype).max ** 0.5
+    one = torch.ones(1, 40, 1, dtype=dtype)
+    slots = {} if form == "dense" else {"slots": torch.zeros(1, 40, 1, dtype=torch.int64), "num_slots": 1}
+    y, _ = run(Case(one, one, x, None, **slots))
+    assert ((y == 0) | ~y.isfinite()).all()
+    if way == "dense-chunked":
+        assert y.isnan().any()
