@@ -9,6 +9,14 @@ The systems it is compared with are in fast.mamba2 and fast.attention.
 B batch, T time, M slots, K slots per token, D slot width; floating inputs may be float64, float32, bfloat16 or
 float16, strided or expanded, and are never changed. The state is float32, or float64 if any input is; y has the
 dtype of x. theta outside [0, 1] is the caller's fault: the result is whatever the formula gives.
+
+Range: squares of lengths are computed. So the square of the length of every token's x, and of every slot of the first
+state, must stay below half the largest number of the state's dtype: lengths below 1.3e19 in float32, 9.4e153 in
+float64. Beyond it there is no error, and results are NaN, infinite or 0.
+
+Gradients are first derivatives, by reverse mode in torch.autograd. Anything else is refused by name with a
+NotImplementedError: forward mode, torch.func.grad and its kin, a gradient of a gradient. (A step that Triton does not
+compute has every derivative.)
 """
 
 from functools import partial
@@ -76,6 +84,7 @@ def factorization_memory(
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype, device, cu_seqlens or backend, by name.
+        NotImplementedError: forward mode or torch.func's gradients, by name of the argument.
 
     >>> theta = torch.tensor([[[1.0], [0.0]]])                  # write, then keep
     >>> y, state = factorization_memory(theta, torch.ones(1, 2, 1), torch.tensor([[[5.0], [9.0]]]), eps=1e-12)

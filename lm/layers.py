@@ -331,7 +331,10 @@ class ShortConvolution(nn.Module):
         if not self.width:
             return x, tail
         x = torch.cat([tail, x], 1)
-        return _Convolve.apply(x, self.weight), x[:, x.shape[1] - tail.shape[1] :]
+        # torch.compile does not know a jvp of our own, so that forward mode goes through torch's operators.
+        forward_mode = any(map(fast.checks.has_tangent, (x, self.weight)))
+        y = (_Convolve.forward if forward_mode else _Convolve.apply)(x, self.weight)
+        return y, x[:, x.shape[1] - tail.shape[1] :]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest) -> None:
         stored = state_dict.get(f"{prefix}weight")

@@ -33,6 +33,7 @@ PACKED_BLOCKS = f"{KERNELS}::test_obeys[packed_sequences_are_separate_sequences]
 BLOCKS = f"{KERNELS}::test_more_slots_and_columns_than_a_block {PACKED_BLOCKS}"
 STEP_KERNELS, LAUNCHES = "tests/test_triton_step.py", "tests/test_triton_launch.py"
 TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/test_triton_sparse.py"
+MAMBA2 = "fast/mamba2.py"
 GROUPED, PAIRS = "fast/sparse.py", f"{PARITY}[sparse-grouped]"
 PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-grouped]"
 LAYERS, LAYER_TESTS, PUBLISHED = "lm/layers.py", "tests/test_layers.py", "tests/test_published.py"
@@ -415,6 +416,83 @@ FAULTS = [
         ("eps may be 0", "if not value > 0:", "if value < 0:"),
         ("half-precision states accepted", "if value.dtype not in (torch.float32, torch.float64):", "if False:"),
         ("devices not compared", "if value.device != like.device:", "if False:"),
+    ),
+    *planted(
+        CHECKS, f"{OPERATORS} -k forward_mode",
+        ("tangents let through", "        if has_tangent(value):\n", "        if False:\n"),
+        ("tangents of an outer jvp let through",
+         "_functorch.maybe_get_level(value) < _functorch.maybe_current_level()", "False"),
+        ("tangents inside of vmap not looked for",
+         "    value = _inside(value)\n    if forward_ad", "    if forward_ad"),
+        ("graphs take tangents for none",
+         "    if forward_ad._current_level < 0:\n", "    if forward_ad._current_level < 0 or torch.compiler.is_compiling():\n"),
+    ),
+    *planted(
+        INIT, f"{OPERATORS} -k forward_mode",
+        ("tangents of initial_state let through", "x=x, initial_state=initial_state)", "x=x)"),
+    ),
+    *planted(
+        CHECKS, f"{OPERATORS} -k mapped",
+        ("no backward through vmap", "_inside(v).requires_grad", "v.requires_grad"),
+    ),
+    *planted(
+        CHECKS, f"{OPERATORS} -k torch_func",
+        ("torch.func let through", "        if _is_tracked(value):\n", "        if False:\n"),
+    ),
+    *planted(
+        CHUNKED, OPERATORS,
+        ("tangents of dy let through", "    checks.differentiable(dy=dy, dfinal=dfinal)\n", ""),
+        ("second derivative in torch's words",
+         "_backward_op.register_autograd(checks.refuse_second_derivative)\n", ""),
+        ("a graph for every short length",
+         "torch.sym_max(1, torch.sym_min(longest, x.shape[1]))", "min(longest, 1 << max(int(x.shape[1]) - 1, 0).bit_length())"),
+        ("a trace keeps a short length", "    if torch.jit.is_tracing():", "    if False:"),
+    ),
+    *planted(
+        CHUNKED, f"{CHUNKS} {OPERATORS}",
+        ("norms of missing tokens are not the last one",
+         "norms[:, last], F.pad(gram", "_pad_time(norms, self.tile + 1), F.pad(gram"),
+    ),
+    *planted(
+        GROUPED, NUMERICS,
+        ("grouped: pull of the norm underflows",
+         "radial = psi * inverse / -width", "radial = psi * inverse.square() / -width / inverse"),
+        ("grouped: pull of the norm by |h|, not by rms",
+         "_dot(h, pull, adjoint).mul_(inverse[at])", "_dot(h, pull, adjoint)"),
+    ),
+    *planted(
+        INIT, NUMERICS,
+        ("step: squares its norm",
+         "rms = torch.hypot(norm / state.shape[-1] ** 0.5, norm.new_full((), eps**0.5))",
+         "rms = 1 / (norm.square() / state.shape[-1] + eps).rsqrt()"),
+    ),
+    *planted(
+        MAMBA2, "tests/test_mamba2.py",
+        ("mamba2: chunks at once start from nothing",
+         "torch.cat([state[:, None], updates], 1)", "torch.cat([0 * state[:, None], updates], 1)"),
+        ("mamba2: chunks at once a chunk late",
+         "F.pad(totals.cumsum(1), (0, 0, 1, 0))", "F.pad(totals.cumsum(1), (0, 0, 0, 1))"),
+        ("mamba2: state after the last chunk but one", "states[:, -1]", "states[:, -2]"),
+    ),
+    *planted(
+        MAMBA2, f"{LAYER_TESTS}::test_two_graphs_of_a_layer_do_for_any_length[mamba2]",
+        ("mamba2: a graph for every number of chunks",
+         "traced = torch.compiler.is_compiling() or torch.jit.is_tracing()", "traced = False"),
+    ),
+    *planted(
+        "fast/attention.py", "tests/test_attention.py",
+        ("attention: a buffer written that queries still need", "keys, values, queries\n", "keys, values\n"),
+        ("attention: a buffer written that is mapped", " or checks.is_mapped(*inputs)", ""),
+        ("attention: odd widths turned", "x.ndim < 3 or x.shape[-1] % 2", "x.ndim < 3"),
+        ("attention: one position for all tokens", "positions.shape != x.shape[-3:-2]", "positions.ndim != 1"),
+    ),
+    *planted(
+        LAYERS, LAYER_TESTS,
+        ("convolution: not mapped",
+         "    generate_vmap_rule = True\n\n    @staticmethod\n    def forward(x: Tensor, weight",
+         "    @staticmethod\n    def forward(x: Tensor, weight"),
+        ("convolution: gradient not mapped", "dy.new_zeros(x.shape)", "torch.zeros_like(x)"),
+        ("convolution: no forward mode", "any(map(fast.checks.has_tangent, (x, self.weight)))", "False"),
     ),
     *planted(
         TRITON, BLOCKS,

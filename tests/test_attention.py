@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fast.attention import attention, cached_attention, cached_attention_, empty_cache, rotary
 from reference.attention import attention as loop
@@ -70,6 +71,53 @@ def test_segments_carry_gradients():
     wants = torch.autograd.grad((loop(*wide) ** 2).sum(), wide)
     for got, want in zip(gots, wants, strict=True):
         assert error(got, want) < 1e-11
+
+
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_segments_carry_gradients_of_one_input(which):
+    """A cache that a backward may still need is not written into, whichever input asks for it."""
+    plain = dict(zip("qkv", inputs((2, 9, 2, 4)), strict=True))
+    leaf = plain[which].detach().clone().requires_grad_()
+    qkv = list((plain | {which: leaf}).values())
+    y0, cache = cached_attention(*(v[:, :5] for v in qkv), empty_cache(2, 2, 4, dtype=torch.float64))
+    y1, _ = cached_attention(*(v[:, 5:] for v in qkv), cache)
+    (got,) = torch.autograd.grad((torch.cat([y0, y1], 1) ** 2).sum(), leaf)
+    (want,) = torch.autograd.grad((loop(*qkv) ** 2).sum(), leaf)
+    assert error(got, want) < 1e-11
+
+
+def segments(q, k, v):
+    cache, ys = empty_cache(*q.shape[:1], *q.shape[2:], dtype=q.dtype), []
+    for cut in (slice(0, 5), slice(5, 6), slice(6, 9)):
+        y, cache = cached_attention(q[:, cut], k[:, cut], v[:, cut], cache)
+        ys.append(y)
+    return torch.cat(ys, 1)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch maps its own kernel one by one
+@pytest.mark.parametrize("which", [attention, segments])
+def test_may_be_mapped(which):
+    qkv = [v.detach().requires_grad_() for v in inputs((6, 9, 2, 4))]
+    mapped = torch.func.vmap(which)(*(v.unflatten(0, (3, 2)) for v in qkv)).flatten(0, 1)
+    want = loop(*qkv)
+    assert error(mapped, want) < 1e-12
+    gots, wants = (torch.autograd.grad(y.square().sum(), qkv) for y in (mapped, want))
+    for got, want in zip(gots, wants, strict=True):
+        assert error(got, want) < 1e-11
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, from forward mode
+@pytest.mark.parametrize("which", [attention, segments])
+def test_forward_mode_is_right_or_refused(which):
+    """By torch's fused kernel refused, by its formula right."""
+    qkv = tuple(inputs((2, 9, 2, 4)))
+    tangents = tuple(torch.randn_like(v) for v in qkv)
+    with pytest.raises(NotImplementedError, match="forward AD with _scaled_dot_product"):
+        torch.func.jvp(which, qkv, tangents)
+    want = torch.func.jvp(loop, qkv, tangents)[1]
+    for context in (torch.enable_grad, torch.no_grad):
+        with sdpa_kernel(SDPBackend.MATH), context():
+            assert error(torch.func.jvp(which, qkv, tangents)[1], want) < 1e-12
 
 
 @pytest.mark.parametrize("first_by", [cached_attention, cached_attention_])

@@ -24,6 +24,8 @@ MIXERS = {
     "mamba2, no convolution": lambda: Mamba2(WIDTH, 3, 4, conv=0),
     "attention": lambda: Attention(WIDTH, 2),
 }
+# torch's own warning, when it loads what forward mode needs
+forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 FM = [name for name in MIXERS if "mamba" not in name and name != "attention"]
 
 
@@ -359,10 +361,104 @@ def test_the_plain_layer_has_nothing_but_the_equations():
     }
 
 
-def test_convolution_passes_gradcheck():
+@forward_mode
+def test_convolution_has_every_derivative():
     conv = ShortConvolution(3, 4).double()
     x, tail = (torch.randn(2, T, 3, dtype=torch.float64, requires_grad=True) for T in (5, 3))
-    assert torch.autograd.gradcheck(lambda x, tail, _: conv(x, tail), (x, tail, conv.weight))
+    more = dict.fromkeys(("check_forward_ad", "check_batched_grad", "check_batched_forward_grad"), True)
+
+    def run(x, tail, weight):
+        return torch.func.functional_call(conv, {"weight": weight}, (x, tail))
+
+    assert torch.autograd.gradcheck(run, (x, tail, conv.weight), **more)
+    assert torch.autograd.gradgradcheck(run, (x, tail, conv.weight))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch maps an operator of ours one by one
+@pytest.mark.parametrize("name", [*MIXERS, "balanced"])
+def test_a_layer_may_be_mapped(name):
+    """By torch.func.vmap, over its inputs; torch.autograd finds its way back through it."""
+    mixer = FactorizationMemory(WIDTH, 6, top_k=2, conv=3, balance=0.3).double() if name == "balanced" else make(name)
+    if name == "balanced":
+        mixer.eval()  # its loss is of a whole batch
+    x = torch.stack([some_input(), some_input(seed=2)]).requires_grad_()
+    inputs = [x, *(p for p in mixer.parameters() if p.numel())]
+    results = []
+    for run in (lambda f: torch.func.vmap(f)(x), lambda f: torch.stack([f(v) for v in x])):
+        y = run(lambda v: mixer(v)[0])
+        results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    for got, want in zip(*results, strict=True):
+        assert_close(got, want)
+
+
+@forward_mode
+@pytest.mark.parametrize("name", MIXERS)
+def test_forward_mode_through_a_layer(name):
+    """Refused, or right: never 0."""
+    mixer, x = make(name), some_input()
+    direction = torch.randn_like(x)
+
+    def along(x, direction):
+        return torch.func.jvp(lambda v: mixer(v)[0], (x,), (direction,))[1]
+
+    def differences(x, direction):
+        with torch.no_grad():
+            return (mixer(x + 1e-6 * direction)[0] - mixer(x - 1e-6 * direction)[0]) / 2e-6
+
+    if name in FM:
+        with pytest.raises(NotImplementedError, match=r"^theta must not carry a tangent"):
+            along(x, direction)
+        with torch.no_grad():  # one token is a step, made of torch's own operators
+            x, direction = x[:, :1], direction[:, :1]
+            assert_close(along(x, direction), differences(x, direction), 1e-7)
+    elif name == "attention":
+        with pytest.raises(NotImplementedError, match="forward AD with _scaled_dot_product"):
+            along(x, direction)
+    else:
+        assert_close(along(x, direction), differences(x, direction), 1e-7)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_layer_is_exported_for_any_length(name):
+    mixer = make(name).requires_grad_(False)
+    length = torch.export.Dim("T", min=2, max=4096)
+    exported = torch.export.export(Output(mixer), (some_input(T=20),), dynamic_shapes=({1: length},)).module()
+    for T in (2, 17, 31, 32, 33, 64, 100):
+        x = some_input(T=T)
+        assert_close(exported(x), mixer(x)[0])
+
+
+class Output(torch.nn.Module):
+    def __init__(self, mixer):
+        super().__init__()
+        self.mixer = mixer
+
+    def forward(self, x):
+        return self.mixer(x)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own doing
+@pytest.mark.parametrize("name", ["dense", "gated", "mamba2", "attention"])
+def test_two_graphs_of_a_layer_do_for_any_length(name):
+    counter, graphs, mixer = CompileCounterWithBackend("aot_eager"), set(), make(name)
+    compiled = torch.compile(Output(mixer), fullgraph=True, dynamic=True, backend=counter)
+    for T in (3, 17, 31, 32, 33, 64, 100):
+        x = some_input(T=T).requires_grad_()
+        results = [[y, *torch.autograd.grad(y.square().sum(), x)] for y in (compiled(x), mixer(x)[0])]
+        for got, want in zip(*results, strict=True):
+            assert_close(got, want, 1e-11)
+        graphs.add(counter.frame_count)  # tracing may start twice for one graph
+    assert len(graphs) <= 2
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_layer_is_traced_for_any_length(name):
+    mixer = make(name).requires_grad_(False)
+    traced = torch.jit.trace(Output(mixer), some_input(T=70), check_trace=False)
+    for T in (2, 17, 31, 32, 33, 64, 100):
+        x = some_input(T=T)
+        assert_close(traced(x), mixer(x)[0])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Chunked Mamba-2 against the loop: values, states, gradients, and decays at both ends of their range."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given
@@ -60,6 +62,54 @@ def test_gradients_equal_loop(shape, decay, chunk_length, dtype):
         if want is not None:
             # Behind a decay of e^-1000 a gradient of 1e-20 is what is left of terms of order 1.
             assert (got - want).norm() < 10 * TOLERANCE[dtype] * want.norm().clamp_min(1), name
+
+
+@given(shapes, decays, st.integers(1, 20))
+def test_chunks_at_once_are_chunks_in_turn(shape, decay, chunk_length):
+    """What torch.compile and export see, run as it is."""
+    args = [v.requires_grad_() for v in inputs(shape, decay)]
+    with patch.object(torch.compiler, "is_compiling", lambda: True):
+        y, state = mamba2(*args, chunk_length=chunk_length)
+    want_y, want_state = mamba2(*args, chunk_length=chunk_length)
+    assert error(y, want_y) < 1e-12 and error(state, want_state) < 1e-12
+    if shape[1]:
+        gots, wants = (
+            torch.autograd.grad(y.square().sum() + s.square().sum(), args)
+            for y, s in ((y, state), (want_y, want_state))
+        )
+        for got, want in zip(gots, wants, strict=True):
+            assert (got - want).norm() < 1e-11 * want.norm().clamp_min(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, from forward mode
+@pytest.mark.parametrize("step", [False, True], ids=["sequence", "step"])
+def test_every_derivative_equals_that_of_the_loop(step):
+    """It is made of torch's own operators."""
+    args = arguments(mamba2_step_ if step else mamba2)
+    values = tuple(args.values())
+    tangents = tuple(torch.randn_like(v) for v in values)
+
+    def fast(*values):
+        values = [v.clone() for v in values]  # the step works inside the state
+        return (mamba2_step_ if step else mamba2)(**dict(zip(args, values, strict=True)))
+
+    def slow(*values):
+        return (loop_step if step else loop)(**dict(zip(args, values, strict=True)))
+
+    for transform in (
+        lambda f: torch.func.jvp(f, values, tangents)[1],
+        lambda f: torch.autograd.functional.hvp(lambda *v: f(*v)[0].square().sum(), values, tangents)[1],
+    ):
+        for got, want in zip(transform(fast), transform(slow), strict=True):
+            assert want.any() and error(got, want) < 1e-12
+
+
+def test_may_be_mapped():
+    args = [torch.stack([u, v]) for u, v in zip(*(inputs((2, 40, 1, 2, 3, 4), seed=s) for s in (0, 1)), strict=True)]
+    for got, *want in zip(
+        torch.func.vmap(mamba2)(*args), *(mamba2(*one) for one in zip(*args, strict=True)), strict=True
+    ):
+        assert error(got, torch.stack(want)) < 1e-12
 
 
 def test_no_digits_are_lost_behind_a_large_decay():

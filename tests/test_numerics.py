@@ -1,9 +1,12 @@
 """The tolerances as stated, against the loop in float64: ||got - want|| / ||want||, and where they do not hold."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from cases import DENSE, SPARSE, TOLERANCE, Case, error, gradients, loop, tolerance, unit_roundoff, whole
+from cases import DENSE, SPARSE, TOLERANCE, Case, error, gradients, loop, steps, tolerance, unit_roundoff, whole
 
+import fast
 import reference
 from fast import chunked
 
@@ -39,8 +42,8 @@ def test_ordinary_inputs_meet_the_stated_tolerances(form, backend, dtype, seed, 
     on_state = torch.randn(case.state_shape(), generator=torch.Generator().manual_seed(seed))
     got, want = gradients(case, whole(backend), on_y, on_state), gradients(case.double(), loop, on_y, on_state)
     for name in want:
-        tolerance = TOLERANCE[got[name].dtype] * (1 if name in ("y", "final state") else 10)
-        assert error(got[name], want[name]) < tolerance, name
+        bound = TOLERANCE[got[name].dtype] * (1 if name in ("y", "final state") else 10)
+        assert error(got[name], want[name]) < bound, name
 
 
 def cancelled(delta: float, dtype: torch.dtype, width: int = 16):
@@ -93,8 +96,55 @@ def test_theta_next_to_1_keeps_its_digits():
 
 def test_honest_roundings_of_the_loop_pile_up_with_its_steps():
     """1 - theta is rounded, and so is every product with it, mostly to one side: no fault of the loop."""
-    steps, theta = 1000, torch.full((1, 1000, 1), 5.454345e-06)
-    inputs = theta, theta, torch.zeros(1, steps, 1), torch.ones(1, 1, 1)
+    tokens = 1000
+    theta = torch.full((1, tokens, 1), 5.454345e-06)
+    inputs = theta, theta, torch.zeros(1, tokens, 1), torch.ones(1, 1, 1)
     _, got = reference.factorization_memory(*inputs)
     _, want = reference.factorization_memory(*(v.double() for v in inputs))
-    assert 4 * TOLERANCE[torch.float32] < error(got, want) < tolerance(torch.float32, steps)
+    assert 4 * TOLERANCE[torch.float32] < error(got, want) < tolerance(torch.float32, tokens)
+
+
+EVERY_WAY = {
+    **{f"{form}-{backend}": (form, whole(backend)) for form, backend in [*DENSE, *SPARSE]},
+    "step": ("dense", steps(fast.step)),
+    "sparse_step": ("sparse", steps(fast.sparse_step)),
+}
+
+
+def scaled(case: Case, size: float) -> Case:
+    """The longest token, and the longest slot at the start, become this long."""
+    x, state = (v * (size / v.norm(dim=-1).max()) for v in (case.x, case.initial_state))
+    return replace(case, x=x, initial_state=state)
+
+
+@pytest.mark.parametrize("share", [1e-25, 1e-12, 1e-6, 1e-3, 0.1, 0.99], ids="{:g} of the range".format)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_tolerances_hold_over_the_whole_range(way, dtype, share):
+    """Squares of lengths up to half the largest number. The truth is of the same vectors at length 1."""
+    form, run = EVERY_WAY[way]
+    size = (share * torch.finfo(dtype).max / 2) ** 0.5
+    case = scaled(ordinary(form, dtype, 1, router=True), size)
+    on_y = torch.randn(case.x.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    on_state = torch.randn(case.state_shape(), generator=torch.Generator().manual_seed(1)).to(dtype) / size
+    got = gradients(case, run, on_y, on_state)
+    short = replace(scaled(case.double(), 1.0), eps=case.eps / size**2)
+    want = gradients(short, loop, on_y, on_state * size)
+    for name in want:
+        by = {"final state": size, "dx": 1 / size, "dinitial_state": 1 / size}.get(name, 1.0)
+        bound = TOLERANCE[dtype] * (1 if name in ("y", "final state") else 10)
+        assert error(got[name].double() / by, want[name]) < bound, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_beyond_the_range_a_slot_reads_as_0_or_shows(way, dtype):
+    """|x|^2 is four times the largest number."""
+    form, run = EVERY_WAY[way]
+    x = torch.ones(1, 40, 4, dtype=dtype) * torch.finfo(dtype).max ** 0.5
+    one = torch.ones(1, 40, 1, dtype=dtype)
+    slots = {} if form == "dense" else {"slots": torch.zeros(1, 40, 1, dtype=torch.int64), "num_slots": 1}
+    y, _ = run(Case(one, one, x, None, **slots))
+    assert ((y == 0) | ~y.isfinite()).all()
+    if way == "dense-chunked":
+        assert y.isnan().any()
