@@ -273,7 +273,8 @@ def test_the_command_ends_in_time_and_needs_nothing_but_torch_triton_and_numpy(t
     (tmp_path / "without" / "sitecustomize.py").write_text(
         "import sys\n"
         "for name in 'hypothesis pytest matplotlib tqdm safetensors nbclient jupyter_client'.split():\n"
-        "    sys.modules[name] = None\n"
+        "    sys.modules[name] = None\n",
+        encoding="utf-8",
     )
     done, record = tiny(tmp_path, "--minutes", "0.2", PYTHONPATH=f"{tmp_path / 'without'}{os.pathsep}{ROOT}")
     assert done.returncode == 0, done.stdout + done.stderr
