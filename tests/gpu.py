@@ -5,6 +5,8 @@ before a row that would not fit. What failed and what was not measured stands in
 missing, on the same machine with the same code. Needs torch, triton and numpy; what it is compared with is measured
 where it can be imported: flash-linear-attention (fla) and Mamba-2 (mamba_ssm).
 
+Where the project is not installed: PYTHONPATH=. python3 tests/gpu.py
+
 Without a GPU it says so and exits with 0. `--tiny` runs every line on a CPU in Triton's interpreter, at sizes that mean
 nothing, and writes only where --out says: it shows that the command works before a GPU's minutes are spent on it.
 """
@@ -331,7 +333,7 @@ def decode_of_mamba2(batch: int, slots: int, width: int, head: int = 64) -> dict
     state = [torch.zeros(batch, heads, head, slots, device=DEVICE) for _ in range(2)]
     x = torch.randn(batch, heads, head, device=DEVICE, dtype=torch.bfloat16)
     dt, a, d = (torch.rand(n, heads, 1, device=DEVICE) for n in (batch, 1, 1))
-    dt, a, d = dt.expand(-1, -1, head), -a[0, :, :, None].expand(-1, head, slots), d[0].expand(-1, head)
+    dt, a, d = dt.expand(-1, -1, head), (-a[0, :, :, None]).expand(-1, head, slots), d[0].expand(-1, head)
     b, c = torch.randn(2, batch, 1, slots, device=DEVICE, dtype=torch.bfloat16)
     bias = torch.zeros(heads, 1, device=DEVICE).expand(-1, head)
     step = partial(selective_state_update, x=x, dt=dt, A=a, B=b, C=c, D=d, dt_bias=bias, dt_softplus=True)

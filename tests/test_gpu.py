@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import interruptible
 import pytest
+import torch
 from interruptible import BROKEN, Row
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -257,6 +259,91 @@ def test_the_report_counts_what_is_wrong(path, capsys):
     assert code({"passed": True}, {"form": "triton", **failed}) == 1
     assert code() == 1
     capsys.readouterr()
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    for name, value in {"TINY": True, "DEVICE": "cpu", "SPEED_DTYPE": torch.float32}.items():
+        monkeypatch.setattr(gpu, name, value)
+
+
+def stand_in(monkeypatch, module: str, **functions) -> None:
+    """A package that is not here, of which every part can be imported."""
+    parts = module.split(".")
+    for i in range(len(parts)):
+        monkeypatch.setitem(sys.modules, ".".join(parts[: i + 1]), types.ModuleType(parts[i]))
+    for name, function in functions.items():
+        setattr(sys.modules[module], name, function)
+
+
+def test_what_it_is_compared_with_is_called_with_inputs_of_its_shapes(monkeypatch, on_cpu):
+    """The signatures are those of flash-linear-attention and of Mamba-2."""
+    B, T, M, D = 2, 3, 4, 128
+
+    def chunk_gla(q, k, v, g):
+        assert q.shape == k.shape == g.shape == (B, T, 1, M) and v.shape == (B, T, 1, D) and (g < 0).all()
+        return (q + k + g).sum(-1, keepdim=True) * v, None
+
+    def chunk_gsa(q, k, v, s, g):
+        assert q.shape == k.shape == (B, T, 1, 64) and v.shape == (B, T, 1, D)
+        assert s.shape == g.shape == (B, T, 1, M) and (s >= 0).all() and (g < 0).all()
+        return (q + k + (s + g).sum(-1, keepdim=True)).sum(-1, keepdim=True) * v, None
+
+    def selective_state_update(state, x, dt, A, B, C, D, dt_bias, dt_softplus):
+        heads = (2, 64)
+        assert state.shape == (5, *heads, M) and x.shape == dt.shape == (5, *heads) and A.shape == (*heads, M)
+        assert B.shape == C.shape == (5, 1, M) and D.shape == dt_bias.shape == heads and dt_softplus
+        assert (A < 0).all() and 0 in A.stride() and 0 in dt.stride()  # one number a head
+
+    stand_in(monkeypatch, "fla.ops.gla", chunk_gla=chunk_gla)
+    stand_in(monkeypatch, "fla.ops.gsa", chunk_gsa=chunk_gsa)
+    module = "mamba_ssm.ops.triton.selective_state_update"
+    stand_in(monkeypatch, module, selective_state_update=selective_state_update)
+    for form in ("fla chunk_gla", "fla chunk_gsa", "flash attention"):
+        assert gpu.speed(form, B, T, M, D).keys() == {"forward ms", "both ms"}
+    assert gpu.decode_of_mamba2(5, M, D).keys() == {"ms", "host ms", "GB/s"}
+
+
+def test_what_is_not_installed_is_absent(monkeypatch, on_cpu):
+    monkeypatch.setitem(sys.modules, "fla", None)
+    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
+    for row in (gpu.speed("fla chunk_gla", 1, 2, 3, 64), gpu.decode_of_mamba2(1, 3, 64)):
+        assert row.keys() == {"absent"}
+
+
+def test_a_failure_of_the_device_is_noticed(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert gpu.healthy()
+    monkeypatch.setattr(torch.cuda, "synchronize", fails)
+    assert not gpu.healthy()
+    assert "this process lost the GPU, a new one goes on: CUDA error: an illegal" in capsys.readouterr().out
+
+
+def test_a_time_is_that_of_device_events(monkeypatch):
+    """On a device of one's own making: the caches are cold, the device sleeps, and calls take turns."""
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("event")
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return 100.0
+
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: log.append("sleep"))
+    assert gpu.milliseconds([lambda: log.append("a"), lambda: log.append("b")], seconds=0.35) == 100
+    once = ["sleep", "event", None, "event"]
+    assert log == ["a", "b", *(what or name for name in "aba" for what in once)]
 
 
 def tiny(tmp_path, *options: str, **environment: str) -> tuple[subprocess.CompletedProcess, dict]:
