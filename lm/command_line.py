@@ -92,7 +92,9 @@ def _output() -> Iterator[None]:
     with ExitStack() as until_the_end:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             if stream is None:  # closed by whoever started this program
-                until_the_end.enter_context(redirect(until_the_end.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+                until_the_end.enter_context(
+                    redirect(until_the_end.enter_context(open(os.devnull, "w", encoding="utf-8")))
+                )
             elif hasattr(stream, "reconfigure"):  # a notebook's lacks it
                 stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
         yield
