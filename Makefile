@@ -7,35 +7,35 @@ READY := .venv/ready
 .DELETE_ON_ERROR:
 
 demo: $(READY)
-	$(BIN)/python -m lm demo
+	$(BIN)/python -m experiments.demo
 
 test: $(READY)
 	$(BIN)/pytest -n auto
 
 test-long: $(READY)
-	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n auto tests/test_laws.py
+	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n auto tests/fast/test_laws.py
 
 mutants: $(READY)
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python -m tests.mutants
 
 bench: $(READY)
-	$(BIN)/python tests/bench.py
-	$(BIN)/python tests/bench_sparse.py
+	$(BIN)/python -m experiments.speed_dense
+	$(BIN)/python -m experiments.speed_sparse
 
 search: $(READY)
-	$(BIN)/python tests/search.py
+	$(BIN)/python -m experiments.settings
 
 slots: $(READY)
-	$(BIN)/python tests/slots.py
+	$(BIN)/python -m experiments.slots
 
 gpu: $(READY)
-	$(BIN)/python tests/gpu.py
+	$(BIN)/python -m experiments.speed_gpu
 
 kernels: $(READY)
-	$(BIN)/python tests/kernels.py
+	$(BIN)/python -m experiments.kernel_builds
 
 notebooks: $(READY)
-	$(BIN)/python tests/run_notebooks.py
+	$(BIN)/python -m notebooks.run
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks

@@ -1,4 +1,4 @@
-"""python -m lm: the commands are in lm/command_line.py."""
+"""python -m lm: the commands are in lm/cli.py."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import sys
 # fm-sparse step). GNU OpenMP reads this once, so before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from lm.command_line import main
+from lm.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,7 +18,6 @@ The trained models that come with the project are checkpoints as well, without t
 
 import json
 import os
-import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lm.machine import versions
 from lm.model import MLP_WIDTH, Config, LanguageModel
 
 WINDOWS = os.name == "nt"
@@ -256,11 +256,6 @@ def intact(checkpoint: Path, read: Callable[[], T]) -> T:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{checkpoint}: damaged or of another version ({reason})") from error
-
-
-def versions() -> dict[str, str]:
-    """What the numbers of a run depend on besides the code."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()}
 
 
 def _named(folder: Path, pattern: str) -> list[Path]:

@@ -21,6 +21,11 @@ def environment() -> dict[str, str]:
     }
 
 
+def versions() -> dict[str, str]:
+    """What the numbers of a run depend on besides the code."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()}
+
+
 def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:

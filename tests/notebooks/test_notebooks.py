@@ -5,14 +5,14 @@ import re
 
 import nbformat
 import pytest
-import run_notebooks
 import torch
-
 from lm.notebook import check_no_loop, only_within
 
-every_notebook = pytest.mark.parametrize("path", run_notebooks.NOTEBOOKS, ids=lambda path: path.stem)
+from notebooks import run
+
+every_notebook = pytest.mark.parametrize("path", run.NOTEBOOKS, ids=lambda path: path.stem)
 every_stored = pytest.mark.parametrize(
-    "path", sorted(run_notebooks.FOLDER.rglob("[0-9]*.ipynb")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+    "path", sorted(run.FOLDER.rglob("[0-9]*.ipynb")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 LINK = re.compile(r"\]\((?P<target>[^)#]+)(?:#[^)]*)?\)")
 
@@ -25,24 +25,24 @@ def cells(path, kind="code"):
 def test_it_runs_and_its_exercises_can_be_solved(path):
     if "kernel" in path.name:
         pytest.importorskip("triton", reason="triton is not installed")
-    run_notebooks.run(path, smoke=True, solve=True)
+    run.run(path, smoke=True, solve=True)
 
 
 @every_notebook
 def test_what_is_stored_was_run_from_top_to_bottom(path):
-    run = [cell for cell in cells(path) if not run_notebooks.tagged(cell, "check")]
+    run = [cell for cell in cells(path) if not run.tagged(cell, "check")]
     assert [cell.execution_count for cell in run] == list(range(1, len(run) + 1)), "run `make notebooks`"
     errors = [cell.source for cell in cells(path) for out in cell.outputs if out.output_type == "error"]
     warnings = [out.text for cell in cells(path) for out in cell.outputs if out.get("name") == "stderr"]
     assert not errors and not warnings
-    assert not any(cell.outputs for cell in cells(path) if run_notebooks.tagged(cell, "check"))
+    assert not any(cell.outputs for cell in cells(path) if run.tagged(cell, "check"))
 
 
 @every_notebook
 def test_each_exercise_has_right_answers_and_wrong_ones(path):
-    exercises = {cell.id: cell.source for cell in cells(path) if run_notebooks.tagged(cell, "exercise")}
-    answers = run_notebooks.read_answers(path)
-    assert {answer.exercise for answer in answers} == exercises.keys() <= run_notebooks.read_solutions(path).keys()
+    exercises = {cell.id: cell.source for cell in cells(path) if run.tagged(cell, "exercise")}
+    answers = run.read_answers(path)
+    assert {answer.exercise for answer in answers} == exercises.keys() <= run.read_solutions(path).keys()
     for exercise, source in exercises.items():
         of_it = [answer for answer in answers if answer.exercise == exercise]
         assert 3 <= sum(answer.right for answer in of_it) <= 6 and 3 <= sum(not answer.right for answer in of_it) <= 6
@@ -79,7 +79,7 @@ def lesson(tmp_path):
 
 def test_answers_are_read_up_to_the_next(lesson):
     path = lesson([("right", "5"), ("wrong", "1")])
-    assert run_notebooks.read_answers(path) == [
+    assert run.read_answers(path) == [
         ("more", True, "5", "def answer():\n    return 5\n"),
         ("more", False, "1", "def answer():\n    return 1\n"),
     ]
@@ -100,10 +100,10 @@ def test_answers_are_read_up_to_the_next(lesson):
 def test_a_check_must_tell_right_from_wrong(lesson, message, lesson_of):
     path = lesson(**lesson_of)
     if message is None:
-        run_notebooks.run(path, smoke=True, solve=True)
+        run.run(path, smoke=True, solve=True)
     else:
-        with pytest.raises((AssertionError, run_notebooks.CellExecutionError), match=message):
-            run_notebooks.run(path, smoke=True, solve=True)
+        with pytest.raises((AssertionError, run.CellExecutionError), match=message):
+            run.run(path, smoke=True, solve=True)
 
 
 @pytest.mark.parametrize("keep_timings", [True, False])
@@ -114,15 +114,15 @@ def test_only_timings_are_kept(tmp_path, keep_timings):
 
     notebook = nbformat.v4.new_notebook(cells=[cell("print(x := 1)", "timing"), cell("print(x + 1)")])
     nbformat.write(notebook, tmp_path / "1.ipynb")
-    ran = run_notebooks.run(tmp_path / "1.ipynb", smoke=True, solve=False, keep_timings=keep_timings)
+    ran = run.run(tmp_path / "1.ipynb", smoke=True, solve=False, keep_timings=keep_timings)
     assert [c.outputs[0].text for c in ran.cells] == ["stored\n" if keep_timings else "1\n", "2\n"]
-    assert [c.execution_count for c in ran.cells] == [1, 2] and ran.metadata == run_notebooks.METADATA
+    assert [c.execution_count for c in ran.cells] == [1, 2] and ran.metadata == run.METADATA
 
 
 @every_stored
 def test_it_can_be_turned_into_a_python_file(path):
     metadata = nbformat.read(path, 4).metadata
-    assert metadata == run_notebooks.METADATA
+    assert metadata == run.METADATA
     exporters = pytest.importorskip("nbconvert.exporters")
     assert exporters.ScriptExporter().from_filename(str(path))[1]["output_extension"] == ".py"
 
@@ -166,8 +166,8 @@ def test_its_links_lead_somewhere(path):
 def test_its_cells_are_short_and_it_ends_in_exercises(path):
     lines = [cell.source.count("\n") + 1 for cell in cells(path)]
     assert max(lines) <= 30 and sorted(lines)[len(lines) // 2] <= 8
-    assert 3 <= sum(run_notebooks.tagged(cell, "exercise") for cell in cells(path)) <= 5
-    assert 3 <= sum(run_notebooks.tagged(cell, "check") for cell in cells(path)) <= 5
+    assert 3 <= sum(run.tagged(cell, "exercise") for cell in cells(path)) <= 5
+    assert 3 <= sum(run.tagged(cell, "check") for cell in cells(path)) <= 5
 
 
 def test_what_a_kernel_touches_beyond_its_tensors_is_found():

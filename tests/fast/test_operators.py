@@ -6,7 +6,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from cases import DENSE, SPARSE, cases, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -19,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import fast
 import reference
 from fast import chunked, sparse
+from tests.support.cases import DENSE, SPARSE, cases, whole
 
 NAMES = ["theta", "phi", "x", "initial_state"]
 every_backend = pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
@@ -595,6 +595,6 @@ def test_the_matrix_products_are_those_that_the_page_counts(M, D, C):
     assert forward == 6 * M * D + 4 * C * D + 2 * C * M - 5 * M
     backward, _ = counted(chunked._backward_segment, theta, phi, x, x, states, start, norms, gram, dstate)
     assert backward == 12 * M * D + 6 * C * D + 6 * C * M - 14 * M
-    page = (Path(__file__).parent.parent / "docs" / "kernels.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text(encoding="utf-8")
     assert "forward 6·M·D in three products with the state and 4·C·D + 2·C·M inside the\nchunk" in page
     assert "backward 12·M·D and 6·C·D + 6·C·M" in page

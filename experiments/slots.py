@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
-from lm import checkpoint, demo, plots
+from experiments import demo
+from lm import checkpoint, plots
 from lm.data import read_corpus
+from lm.machine import environment
 from lm.model import Activity
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "slots.json"
@@ -25,7 +27,7 @@ def measure() -> dict:
     document = max(corpus.splits["test"], key=lambda document: len(document.data))
     model = checkpoint.read_model(checkpoint.PUBLISHED / demo.SHOWN)
     _, part, tokens, layer = demo.slot_excerpt(model, document, SHOWN)
-    about = {**demo.environment(), "model": demo.SHOWN, "corpus": corpus.description(), "file": document.path}
+    about = {**environment(), "model": demo.SHOWN, "corpus": corpus.description(), "file": document.path}
     theta = [[round(v, 5) for v in row] for row in part.theta[0].tolist()]
     return {"about": about, "layer": layer, "tokens": tokens.tolist(), "theta": theta}
 

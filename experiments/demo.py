@@ -16,11 +16,10 @@ import fast
 # The one place outside tests/ and notebooks/ that uses the loop: the demo shows that fast agrees with it here.
 import reference
 from lm import checkpoint, plots
-from lm.checkpoint import versions
 from lm.data import Corpus, Document, read_corpus, reference_lines, sample_batch
 from lm.evaluate import Buckets, bucket_edges, file_windows, loss_sums, summarise, table
 from lm.generate import Report, generate, printable
-from lm.machine import environment
+from lm.machine import environment, versions
 from lm.model import VOCABULARY, Activity, Config, LanguageModel
 from lm.train import Settings, optimizer_for, train, update
 

@@ -6,12 +6,12 @@ The interpreter is slow, so a law gets a fraction of the usual examples.
 import hypothesis
 import pytest
 import torch
-from cases import gates, lay_out, within
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fast
 import reference
+from tests.support.cases import gates, lay_out, within
 
 triton_step = pytest.importorskip("fast.triton_step", reason="triton is not installed")
 few = hypothesis.settings(max_examples=max(5, hypothesis.settings.default.max_examples // 3))

@@ -1,6 +1,6 @@
 """Planted faults: one-line changes to the code, each of which the tests must notice.
 
-Run as `python tests/mutants.py [part of a name]`. Copies the project, applies one fault at a time, runs the tests
+Run as `python tests/mutants/__init__.py [part of a name]`. Copies the project, applies one fault at a time, runs the tests
 that should catch it, and exits with 1 if one survives. A fault that survives means that a test is missing.
 """
 
@@ -16,28 +16,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("reference", "fast", "lm", "tests", "pyproject.toml", "LICENSE")
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("reference", "fast", "lm", "experiments", "tests", "pyproject.toml", "LICENSE")
 CHUNKED, LOOP, LOOP_CHECKS, INIT, CHECKS, TRITON, TRITON_STEP = (
     "fast/chunked.py", "reference/factorization_memory.py", "reference/checks.py", "fast/__init__.py", "fast/checks.py",
     "fast/triton_dense.py", "fast/triton_step.py",
 )  # fmt: skip
 
-LAWS, OPERATORS, NUMERICS, ERRORS = (f"tests/test_{name}.py" for name in ("laws", "operators", "numerics", "errors"))
+LAWS, OPERATORS, NUMERICS, ERRORS = (
+    f"tests/fast/test_{name}.py" for name in ("laws", "operators", "numerics", "errors")
+)
 PARITY = f"{LAWS}::test_equals_the_loop"
 CHUNKS = f"{LAWS}::test_neither_chunk_length_nor_segment_size_matters"
 PACKED = f"{LAWS}::test_packed_sequences_are_separate_sequences"
 STEPS = f"{LAWS}::test_decode_steps_are_a_prefill"
-KERNELS = "tests/test_triton.py"
+KERNELS = "tests/fast/test_triton.py"
 PACKED_BLOCKS = f"{KERNELS}::test_obeys[packed_sequences_are_separate_sequences]"
 BLOCKS = f"{KERNELS}::test_more_slots_and_columns_than_a_block {PACKED_BLOCKS}"
-STEP_KERNELS, LAUNCHES = "tests/test_triton_step.py", "tests/test_triton_launch.py"
-TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/test_triton_sparse.py"
+STEP_KERNELS, LAUNCHES = "tests/fast/test_triton_step.py", "tests/fast/test_triton_launch.py"
+TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/fast/test_triton_sparse.py"
 MAMBA2 = "fast/mamba2.py"
 GROUPED, PAIRS = "fast/sparse.py", f"{PARITY}[sparse-grouped]"
 PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-grouped]"
-LAYERS, LAYER_TESTS, PUBLISHED = "lm/layers.py", "tests/test_layers.py", "tests/test_published.py"
-MODEL_TESTS = "tests/test_model.py"
+LAYERS, LAYER_TESTS, PUBLISHED = "lm/layers.py", "tests/layers/test_layers.py", "tests/lm/test_pretrained.py"
+MODEL_TESTS = "tests/lm/test_model.py"
 
 
 class Fault(NamedTuple):
@@ -387,7 +389,7 @@ FAULTS = [
         ("layer: a step of many tokens", "if x.ndim == 3 and x.shape[1] != 1:", "if False:"),
     ),
     *planted(
-        "fast/attention.py", "tests/test_attention.py",
+        "fast/attention.py", "tests/fast/test_attention.py",
         ("cache: a call appends in place", "(q, k, v, cache, _append)", "(q, k, v, cache, _append_)"),
         ("cache: no room is kept", "2 * end, more.shape[4]", "end, more.shape[4]"),
         ("cache: room is taken for tokens", "keys, values = kept[:, :, :, : past + T]", "keys, values = kept"),
@@ -469,7 +471,7 @@ FAULTS = [
          "rms = 1 / (norm.square() / state.shape[-1] + eps).rsqrt()"),
     ),
     *planted(
-        MAMBA2, "tests/test_mamba2.py",
+        MAMBA2, "tests/fast/test_mamba2.py",
         ("mamba2: chunks at once start from nothing",
          "torch.cat([state[:, None], updates], 1)", "torch.cat([0 * state[:, None], updates], 1)"),
         ("mamba2: chunks at once a chunk late",
@@ -482,7 +484,7 @@ FAULTS = [
          "traced = torch.compiler.is_compiling() or torch.jit.is_tracing()", "traced = False"),
     ),
     *planted(
-        "fast/attention.py", "tests/test_attention.py",
+        "fast/attention.py", "tests/fast/test_attention.py",
         ("attention: a buffer written that queries still need", "keys, values, queries\n", "keys, values\n"),
         ("attention: a buffer written that is mapped", " or checks.is_mapped(*inputs)", ""),
         ("attention: odd widths turned", "x.ndim < 3 or x.shape[-1] % 2", "x.ndim < 3"),
@@ -612,7 +614,7 @@ FAULTS = [
          "return x.new_empty(x.shape), x.new_empty(x.shape)"),
     ),
     *planted(
-        "tests/interruptible.py", "tests/test_gpu.py",
+        "tests/support/interruptible.py", "tests/experiments/test_speed_gpu.py",
         ("gpu run: written in place", "    os.replace(part, path)\n", "    path.write_text(part.read_text())\n"),
         ("gpu run: written at the end", "        save(None)\n        say", "        say"),
         ("gpu run: a row that would not fit is begun", "if timed and needs > left:", "if False:"),
@@ -625,7 +627,7 @@ FAULTS = [
         ("gpu run: estimates without work", "max(1.0, row.work / other.work)", "1.0"),
     ),
     *planted(
-        "tests/kernels.py", "tests/test_triton_compile.py -k narrow",
+        "tests/kernels.py", "tests/fast/test_triton_compile.py -k narrow",
         ("kernels: products of sizes let through", "(operands & sizes and not operands & constants)", "False"),
         ("kernels: products of indices let through", "operands & indices or", "False or"),
     ),
@@ -776,7 +778,7 @@ FAULTS = [
          "            remove(final)\n        os.replace", "            return final\n        os.replace"),
     ),
     *planted(
-        "lm/checkpoint.py", "tests/test_train.py -k 'process or reader or ours or order or full or removed or written'",
+        "lm/checkpoint.py", "tests/lm/test_train.py -k 'process or reader or ours or order or full or removed or written'",
         ("run: a second writer is let in", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
         ("run: the lock is another process's file", "            _lock(file.fileno())\n",
          "            _lock(file.fileno())\n            if file.seek(0, 2): raise BlockingIOError\n"),
@@ -789,7 +791,7 @@ FAULTS = [
         ("run: no probe", "    writable(folder, option)\n", "    folder.mkdir(parents=True, exist_ok=True)\n"),
     ),
     *planted(
-        "lm/train.py", "tests/test_train.py -k 'ignored or twice or name or written'",
+        "lm/train.py", "tests/lm/test_train.py -k 'ignored or twice or name or written'",
         ("run: an ignored Ctrl-C is not", "if before in (signal.SIG_IGN, None) or", "if"),
         ("run: the old handler is gone", "        signal.signal(signal.SIGINT, before)", "        pass"),
         ("run: a moved text is forgotten", "        if text is not None:\n            record |=",
@@ -797,7 +799,7 @@ FAULTS = [
         ("run: what changed is not looked for", "    if changes:\n", "    if True:\n"),
     ),
     *planted(
-        "lm/data.py", "tests/test_data.py",
+        "lm/data.py", "tests/lm/test_data.py",
         ("text: a linked folder goes uncounted", '"linked folders" if os.path.islink(path) else ', ""),
         ("text: a run is text", ' else "runs" if _is_run(path, out) else None', " else None"),
         ("text: the run's own folder is text", " or (out is not None and", " or (False and"),
@@ -809,24 +811,24 @@ FAULTS = [
         ("text: gone files are not named", '            "gone": manifest.keys() - self.manifest.keys(),\n', ""),
     ),
     *planted(
-        "lm/command_line.py", PUBLISHED,
+        "lm/cli.py", PUBLISHED,
         ("publish: a model keeps to its own Python", " and path.parent != checkpoint.PUBLISHED", ""),
         ("publish: any LICENSE beside the package", 'if (root / "pyproject.toml").is_file():', "if True:"),
     ),
     *planted(
-        "lm/evaluate.py", "tests/test_evaluate.py",
+        "lm/evaluate.py", "tests/lm/test_evaluate.py",
         ("evaluate: emptied keeps its state", "None if reset else state", "state"),
         ("evaluate: a loss counts one bucket early", "bucket_of[places]", "bucket_of[(places - 1).clamp(0)]"),
         ("evaluate: windows are drawn, not files", "draws @ count", "draws.sum(1, keepdims=True) * count.mean(0)"),
     ),
     *planted(
-        "lm/demo.py", "tests/test_command_line.py -k kernels",
+        "experiments/demo.py", "tests/lm/test_cli.py -k kernels",
         ("demo: sparse kernels not checked",
          'return dtype != torch.float64 and device', 'return form == "dense" and dtype != torch.float64 and device'),
         ("demo: a CPU interprets kernels", ' and device != "cpu"\n', "\n"),
     ),
     *planted(
-        "lm/demo.py", "tests/test_command_line.py -k verdict",
+        "experiments/demo.py", "tests/lm/test_cli.py -k verdict",
         ("demo: the worse is called ahead", "if difference.mean[k] < 0 else", "if difference.mean[k] > 0 else"),
         ("demo: a verdict without evidence", "if difference.low[k] < 0 < difference.high[k]:", "if False:"),
     ),

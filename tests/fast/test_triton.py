@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import hypothesis
 import pytest
-import test_laws
 import torch
-from cases import cases, check, steps, whole
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fast
 from fast import chunked
+from tests.fast import test_laws
+from tests.support.cases import cases, check, steps, whole
 
 triton_dense = fast.triton_dense
 pytestmark = [

@@ -4,11 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import DENSE, SPARSE, TOLERANCE, Case, error, gradients, loop, steps, tolerance, unit_roundoff, whole
 
 import fast
 import reference
 from fast import chunked
+from tests.support.cases import (
+    DENSE,
+    SPARSE,
+    TOLERANCE,
+    Case,
+    error,
+    gradients,
+    loop,
+    steps,
+    tolerance,
+    unit_roundoff,
+    whole,
+)
 
 
 def ordinary(form: str, dtype: torch.dtype, seed: int, router: bool) -> Case:

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("reference", "fast", "lm", "tests")
 NOTEBOOKS = ("notebooks", "notebooks/solutions")
 OTHER_OPENS = ("os.open", "Image.open", "PIL.Image.open")  # these read no text

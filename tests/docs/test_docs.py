@@ -4,18 +4,15 @@ import json
 import re
 from pathlib import Path
 
-import bench
-import bench_sparse
 import pytest
-import search
-import slots
 import torch
 from PIL import Image
 
+from experiments import settings, slots, speed_dense, speed_sparse
 from lm import checkpoint
 from lm.evaluate import Buckets
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\[(?P<text>[^\]]*(?:\][^\](]+)*)\]\((?P<target>[^)#]+)(?P<anchor>#[^)]*)?\)")
 QUOTE = re.compile(r"\[`(?P<code>[^`]+)`\]\((?P<target>[^)]+)\)")
@@ -53,15 +50,15 @@ def test_the_pages_show_the_speeds_that_were_measured():
     readme, kernels = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "kernels.md"))
     results = (ROOT / "docs" / "results" / name for name in ("cpu.json", "sparse.json"))
     dense, sparse = (json.loads(path.read_text(encoding="utf-8")) for path in results)
-    assert bench.table(dense["rows"]) in readme
-    assert bench_sparse.findings(sparse) in readme
-    assert bench_sparse.table(sparse["grid"]) in kernels
+    assert speed_dense.table(dense["rows"]) in readme
+    assert speed_sparse.findings(sparse) in readme
+    assert speed_sparse.table(sparse["grid"]) in kernels
 
 
 def test_the_page_shows_the_short_runs_that_chose_the_models():
-    result = json.loads(search.RESULTS.read_text(encoding="utf-8"))
-    assert [row["change"] for row in result["rows"]] == search.VARIANTS
-    assert search.table(result["rows"]) in (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    result = json.loads(settings.RESULTS.read_text(encoding="utf-8"))
+    assert [row["change"] for row in result["rows"]] == settings.VARIANTS
+    assert settings.table(result["rows"]) in (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
 
 
 def test_the_picture_of_the_slots_is_drawn_from_what_was_measured():

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bench import RESULTS, SEED, forward, forward_backward, seconds, training_step
 from torch import Tensor
 
 import fast
+from experiments.speed_dense import RESULTS, SEED, forward, forward_backward, seconds, training_step
 from fast import chunked, sparse
 from lm.machine import environment
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lm import checkpoint, command_line
+from lm import checkpoint, cli
 from lm.data import Document, read_corpus
 from lm.evaluate import document_loss
 
@@ -29,9 +29,9 @@ def folder(text, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "PUBLISHED", tmp_path / "models")
     run = str(tmp_path / "run")
     options = ["--mixer", "fm", "--slots", "4", "--text", text, "--out", run]
-    assert command_line.main(["train", *SMALL, *options]) == 0
+    assert cli.main(["train", *SMALL, *options]) == 0
     where = ["--context", "32", "--text", text, "--folder", str(tmp_path / "models")]
-    assert command_line.main(["publish", run, "small", *where]) == 0
+    assert cli.main(["publish", run, "small", *where]) == 0
     return tmp_path
 
 
@@ -41,7 +41,7 @@ def test_a_published_model_is_the_run_rounded_with_its_numbers(folder, text):
     for name, weight in whole.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight.half().float()), name
     record = checkpoint.read_record(path)
-    assert record["results"]["license"] == document_loss(model, Document("LICENSE", command_line.license_text()))
+    assert record["results"]["license"] == document_loss(model, Document("LICENSE", cli.license_text()))
     (document,) = read_corpus(text).splits["test"]
     assert record["results"]["files"] == {"fox.txt": document_loss(model, document)}
     assert record["results"]["carried"]["last"][-1] == 32 and record["text"] is None and "manifest" not in record
@@ -51,7 +51,7 @@ def test_a_published_model_is_the_run_rounded_with_its_numbers(folder, text):
 def test_publishing_again_replaces(folder, text):
     where = ["--context", "16", "--text", text, "--folder", str(folder / "models")]
     (folder / "models" / ".small.part").mkdir()  # of a call that was killed
-    assert command_line.main(["publish", str(folder / "run"), "small", *where]) == 0
+    assert cli.main(["publish", str(folder / "run"), "small", *where]) == 0
     assert checkpoint.read_record(checkpoint.find("small"))["results"]["carried"]["last"][-1] == 16
     assert sorted(path.name for path in (folder / "models").iterdir()) == [".lock", "length.png", "small"]
 
@@ -61,16 +61,16 @@ def test_a_folder_that_is_no_model_is_not_replaced(folder, text, capsys):
     note.parent.mkdir()
     note.write_text("mine", encoding="utf-8")
     where = ["--context", "16", "--text", text, "--folder", str(folder / "models")]
-    assert command_line.main(["publish", str(folder / "run"), "notes", *where]) == 2
+    assert cli.main(["publish", str(folder / "run"), "notes", *where]) == 2
     assert "notes is no model and would be replaced: give another NAME" in capsys.readouterr().err
     assert note.read_text(encoding="utf-8") == "mine"
 
 
 def test_commands_find_a_published_model_by_name_and_all_by_default(folder, text, capsys):
-    assert command_line.main(["generate", "small", "--length", "5"]) == 0
+    assert cli.main(["generate", "small", "--length", "5"]) == 0
     assert "5 tokens" in capsys.readouterr().err
     out = ["--context", "32", "--text", text, "--out", str(folder / "out")]
-    assert command_line.main(["evaluate", *out]) == 0
+    assert cli.main(["evaluate", *out]) == 0
     assert list(json.loads((folder / "out" / "length.json").read_text(encoding="utf-8"))["carried"]) == ["fm"]
 
 
@@ -86,19 +86,19 @@ def test_a_name_is_a_model_and_a_path_is_a_folder(folder, monkeypatch, capsys):
         checkpoint.find("./small")
     with pytest.raises(checkpoint.CheckpointError, match="small: no checkpoint there"):
         checkpoint.latest("small")
-    assert command_line.main(["generate", "small", "--length", "5"]) == 0
+    assert cli.main(["generate", "small", "--length", "5"]) == 0
     assert "comes along" not in capsys.readouterr().err
     (folder / "small").rmdir()
     run.rename(folder / "small")
     assert checkpoint.find("small") == published and checkpoint.find("./small").resolve() == folder / "small"
-    assert command_line.main(["generate", "small", "--length", "5"]) == 0
+    assert cli.main(["generate", "small", "--length", "5"]) == 0
     assert "small is the model that comes along; ./small is the run in the folder" in capsys.readouterr().err
 
 
 def test_the_licence_is_the_same_text_in_a_clone_and_in_a_package(tmp_path, monkeypatch):
-    want = command_line.license_text()
+    want = cli.license_text()
     assert want == (Path(__file__).parents[1] / "LICENSE").read_bytes().replace(b"\r\n", b"\n")
-    monkeypatch.setattr(command_line, "__file__", str(tmp_path / "lm" / "command_line.py"))
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "lm" / "cli.py"))
     (tmp_path / "LICENSE").write_text("of some other package", encoding="utf-8")
     info = tmp_path / "factorization_memory-0.1.0.dist-info"
     (info / "licenses").mkdir(parents=True)
@@ -106,21 +106,21 @@ def test_the_licence_is_the_same_text_in_a_clone_and_in_a_package(tmp_path, monk
         "Metadata-Version: 2.4\nName: factorization-memory\nVersion: 0.1.0\n", encoding="utf-8"
     )
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(command_line.UsageError, match="neither in a clone nor installed"):
-        command_line.license_text()
+    with pytest.raises(cli.UsageError, match="neither in a clone nor installed"):
+        cli.license_text()
     (info / "licenses" / "LICENSE").write_bytes(want)
-    assert command_line.license_text() == want
+    assert cli.license_text() == want
 
 
 def test_a_published_model_reads_the_library_of_any_python(folder, capsys):
     options = ["--context", "64", "--per-file", "1", "--out", str(folder / "out")]
-    assert command_line.main(["evaluate", *options]) == 0
+    assert cli.main(["evaluate", *options]) == 0
     assert "trained on fox.txt, measured on standard library of Python" in capsys.readouterr().out
 
 
 def test_without_models_evaluate_asks_for_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "PUBLISHED", tmp_path)
-    assert command_line.main(["evaluate"]) == 2
+    assert cli.main(["evaluate"]) == 2
     assert "no trained model comes along: name the folder of a run" in capsys.readouterr().err
 
 
@@ -129,7 +129,7 @@ def test_a_model_that_comes_along_is_small_and_reads_as_its_numbers_say(name):
     path = checkpoint.find(name)
     assert sum(file.stat().st_size for file in path.iterdir()) < 2e6
     record, model = checkpoint.read_record(path), checkpoint.read_model(path)
-    loss = document_loss(model, Document("LICENSE", command_line.license_text()))
+    loss = document_loss(model, Document("LICENSE", cli.license_text()))
     assert loss == pytest.approx(record["results"]["license"], abs=1e-3)
     corpus = read_corpus()
     if corpus.manifest_hash == record["corpus"]["manifest_hash"]:  # losses of two Python versions are not compared

@@ -14,9 +14,8 @@ import torch
 from interruptible import BROKEN, Row
 
 pytest.importorskip("triton", reason="triton is not installed")
-import gpu
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from cases import DENSE, LOOPS, SPARSE, cases, check, loop, sizes, steps, tolerance, whole, within
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fast
 import reference
 from fast import chunked, sparse
+from tests.support.cases import DENSE, LOOPS, SPARSE, cases, check, loop, sizes, steps, tolerance, whole, within
 
 WIDE = (torch.float64,)
 

@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 
-import kernels
 import pytest
+
+from experiments import kernel_builds
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -14,7 +15,7 @@ def test_kernels_compile_fit_and_do_not_spill(monkeypatch, tmp_path):
     """In a process of its own, since this one may hold kernels made for the interpreter; from an empty cache."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     run = subprocess.run(
-        [sys.executable, "-X", "utf8", kernels.__file__, "--quick"], capture_output=True, encoding="utf-8"
+        [sys.executable, "-X", "utf8", kernel_builds.__file__, "--quick"], capture_output=True, encoding="utf-8"
     )
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -25,31 +26,35 @@ def test_the_table_knows_every_build():
     def key(row):
         return tuple(row[name] for name in ("module", "kernel", "configuration", "variant", "default", "target"))
 
-    rows = json.loads(kernels.RESULTS.read_text(encoding="utf-8"))["rows"]
-    builds = {key(build._asdict() | {"target": target}) for build in kernels.all_builds() for target in kernels.TARGETS}
+    rows = json.loads(kernel_builds.RESULTS.read_text(encoding="utf-8"))["rows"]
+    builds = {
+        key(build._asdict() | {"target": target})
+        for build in kernel_builds.all_builds()
+        for target in kernel_builds.TARGETS
+    }
     assert {key(row) for row in rows} == builds
 
 
 def test_the_docs_show_the_table():
-    rows = json.loads(kernels.RESULTS.read_text(encoding="utf-8"))["rows"]
-    assert kernels.table(rows) in (kernels.RESULTS.parent.parent / "kernels.md").read_text(encoding="utf-8")
+    rows = json.loads(kernel_builds.RESULTS.read_text(encoding="utf-8"))["rows"]
+    assert kernel_builds.table(rows) in (kernel_builds.RESULTS.parent.parent / "kernels.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"error": "ValueError: no"}, "does not compile"),
-        ({"shared": kernels.TARGETS["sm_90"].shared + 1}, "shared memory"),
+        ({"shared": kernel_builds.TARGETS["sm_90"].shared + 1}, "shared memory"),
         ({"shared": 99 << 10, "target": "gfx942"}, "shared memory"),
         ({"spilled": 8}, "spills 8 bytes"),
         ({"spilled": 8, "target": "sm_80"}, None),
         ({"spilled": 8, "default": False}, None),
-        ({"shared": kernels.TARGETS["sm_90"].shared}, None),
+        ({"shared": kernel_builds.TARGETS["sm_90"].shared}, None),
     ],
 )
 def test_what_counts_as_a_problem(changes, says):
     row = {"kernel": "gram_kernel", "configuration": "16", "variant": "ieee", "target": "sm_90", "default": True}
-    found = kernels.problem(row | {"registers": 32, "spilled": 0, "shared": 99 << 10} | changes)
+    found = kernel_builds.problem(row | {"registers": 32, "spilled": 0, "shared": 99 << 10} | changes)
     assert found is None if says is None else says in found
 
 
@@ -78,7 +83,9 @@ tt.func public @kernel(%p: !tt.ptr<f32>, %M: i32 {tt.divisibility = 16 : i32} lo
     ],
 )
 def test_what_counts_as_a_narrow_product(line, narrow):
-    assert kernels._narrow(SOURCE + line) == ({"narrow": line} if narrow else {})
+    assert kernel_builds._narrow(SOURCE + line) == ({"narrow": line} if narrow else {})
     row = {"kernel": "k", "configuration": "16", "variant": "ieee", "target": "sm_90", "default": True}
-    said = kernels.problem(row | {"registers": 1, "spilled": 0, "shared": 0} | kernels._narrow(SOURCE + line))
+    said = kernel_builds.problem(
+        row | {"registers": 1, "spilled": 0, "shared": 0} | kernel_builds._narrow(SOURCE + line)
+    )
     assert said is None if not narrow else "multiplies a size or an index in 32 bits" in said

@@ -6,15 +6,15 @@ As in test_triton.py a law gets a tenth of the usual examples. FEW lets chunks, 
 from dataclasses import replace
 
 import pytest
-import test_laws
 import torch
-from cases import cases, check, steps
 from hypothesis import given
 from hypothesis import strategies as st
-from test_triton import NARROW, few
 
 import reference
 from fast import sparse
+from tests.fast import test_laws
+from tests.fast.test_triton import NARROW, few
+from tests.support.cases import cases, check, steps
 
 triton_sparse = pytest.importorskip("fast.triton_sparse", reason="triton is not installed", exc_type=ImportError)
 from fast import triton_step  # noqa: E402

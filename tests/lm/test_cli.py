@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lm import checkpoint, command_line, demo, train
+from lm import checkpoint, cli, demo, train
 from lm.checkpoint import checkpoints, latest, read_record
 from lm.model import Config
 
@@ -33,7 +33,7 @@ def runs(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for mixer, options in (("fm-sparse", SLOTS), ("transformer", HEADS)):
         out = str(folder / mixer)
-        assert command_line.main(["train", "--mixer", mixer, *SMALL, *options, "--text", text, "--out", out]) == 0
+        assert cli.main(["train", "--mixer", mixer, *SMALL, *options, "--text", text, "--out", out]) == 0
     return folder
 
 
@@ -41,7 +41,7 @@ def fails(capsys, *arguments) -> tuple[int, str]:
     """The exit code and what was said, which must be one line after the usage that argparse prints."""
     capsys.readouterr()
     try:
-        code = command_line.main([str(argument) for argument in arguments])
+        code = cli.main([str(argument) for argument in arguments])
     except SystemExit as stop:
         code = stop.code
     said = capsys.readouterr().err
@@ -54,7 +54,7 @@ def fails(capsys, *arguments) -> tuple[int, str]:
 def test_train_says_where_it_saved(runs, text, tmp_path, capsys):
     out = tmp_path / "fm"
     assert (
-        command_line.main(
+        cli.main(
             [
                 "train",
                 "--mixer",
@@ -90,14 +90,14 @@ def test_resume_needs_no_options(runs, text, tmp_path, monkeypatch, capsys):
         patched.setattr(train, "update", once)
         code, said = fails(capsys, "train", *SMALL, *SLOTS, "--text", text, "--out", out)
     assert code == 130 and "stopped at step 1" in said
-    assert command_line.main(["train", "--resume", "--out", str(out), "--quiet"]) == 0
+    assert cli.main(["train", "--resume", "--out", str(out), "--quiet"]) == 0
     same = (latest(folder) / "model.safetensors" for folder in (out, runs / "fm-sparse"))
     assert len({path.read_bytes() for path in same}) == 1
 
 
 def test_evaluate_writes_a_table_a_figure_and_the_numbers(runs, tmp_path, capsys):
     both = [str(runs / mixer) for mixer in ("fm-sparse", "transformer")]
-    assert command_line.main(["evaluate", *both, "--context", "64", "--reset", "--out", str(tmp_path)]) == 0
+    assert cli.main(["evaluate", *both, "--context", "64", "--reset", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "training length 16" in said and "state emptied every 16 bytes" in said and "xz -9" in said
     assert (tmp_path / "length.png").stat().st_size > 10_000
@@ -109,13 +109,13 @@ def test_evaluate_writes_a_table_a_figure_and_the_numbers(runs, tmp_path, capsys
 
 def test_two_runs_of_one_mixer_keep_their_names(runs, tmp_path, capsys):
     same = [str(runs / "fm-sparse"), str(latest(runs / "fm-sparse"))]
-    assert command_line.main(["evaluate", *same, "--context", "8", "--out", str(tmp_path)]) == 0
+    assert cli.main(["evaluate", *same, "--context", "8", "--out", str(tmp_path)]) == 0
     assert set(json.loads((tmp_path / "length.json").read_text(encoding="utf-8"))["carried"]) == set(same)
 
 
 def test_generate_prints_text_and_what_it_cost(runs, capsys):
     command = ["generate", str(runs / "fm-sparse"), "--prompt", "the ", "--length", "30", "--seed", "4"]
-    first, second = ((command_line.main(command), capsys.readouterr()) for _ in range(2))
+    first, second = ((cli.main(command), capsys.readouterr()) for _ in range(2))
     assert first[0] == 0 and first[1].out == second[1].out and first[1].out.startswith("the ")
     assert "tokens/s, state" in first[1].err and "bytes throughout" in first[1].err
 
@@ -123,26 +123,24 @@ def test_generate_prints_text_and_what_it_cost(runs, capsys):
 def test_help_names_every_option(capsys):
     options = {
         "demo": ["--seconds", "--out", "--seed", "--text"],
-        "train": [
-            f"--{name}" for name in (*command_line.MODEL_OPTIONS, *command_line.SETTINGS_OPTIONS, "resume", "overwrite")
-        ],
+        "train": [f"--{name}" for name in (*cli.MODEL_OPTIONS, *cli.SETTINGS_OPTIONS, "resume", "overwrite")],
         "evaluate": ["RUN", "--context", "--split", "--reset", "--per-file", "--out", "--text", "--device"],
         "generate": ["RUN", "--prompt", "--length", "--temperature", "--top-p", "--seed", "--device"],
     }
     for command, names in options.items():
         with pytest.raises(SystemExit) as stop:
-            command_line.main([command, "--help"])
+            cli.main([command, "--help"])
         said = capsys.readouterr().out
         assert stop.value.code == 0 and not [name for name in names if name not in said]
     with pytest.raises(SystemExit):
-        command_line.main(["--help"])
+        cli.main(["--help"])
     said = capsys.readouterr().out
     assert not [command for command in options if command not in said]
 
 
 def test_every_field_of_the_config_has_an_option():
-    with_options = {field for field, _ in command_line.MODEL_OPTIONS.values()} | {"gate"}
-    assert set(command_line._fields(Config)) - with_options == {"eps"}
+    with_options = {field for field, _ in cli.MODEL_OPTIONS.values()} | {"gate"}
+    assert set(cli._fields(Config)) - with_options == {"eps"}
 
 
 @pytest.mark.parametrize(
@@ -193,7 +191,7 @@ def test_user_errors_are_one_line(capsys, tmp_path, monkeypatch, arguments, mess
     def went_on(*_, **__):
         raise AssertionError("the command went on")
 
-    monkeypatch.setattr(command_line, "train", went_on)
+    monkeypatch.setattr(cli, "train", went_on)
     monkeypatch.chdir(tmp_path)
     code, said = fails(capsys, *arguments)
     assert code == 2 and message in said
@@ -203,14 +201,14 @@ def test_user_errors_are_one_line(capsys, tmp_path, monkeypatch, arguments, mess
 def test_slots_alone_are_enough(text, tmp_path):
     """The default number of slots a token uses goes with them."""
     out = str(tmp_path)
-    assert command_line.main(["train", *SMALL, "--slots", "4", "--text", text, "--out", out]) == 0
+    assert cli.main(["train", *SMALL, "--slots", "4", "--text", text, "--out", out]) == 0
     config = read_record(latest(out))["config"]
     assert (config["num_slots"], config["top_k"]) == (4, 1)
 
 
 def test_the_parameters_said_are_those_of_the_model(runs, text, tmp_path, capsys):
     options = [*SMALL, *HEADS, "--mixer", "transformer", "--layers", "3", "--steps", "1"]
-    assert command_line.main(["train", *options, "--text", text, "--out", str(tmp_path)]) == 0
+    assert cli.main(["train", *options, "--text", text, "--out", str(tmp_path)]) == 0
     model = checkpoint.read_model(latest(tmp_path))
     assert f"transformer, {model.num_parameters():,} parameters," in capsys.readouterr().out
 
@@ -221,8 +219,8 @@ def test_any_output_will_do(runs, monkeypatch, missing):
     monkeypatch.setattr(sys, "stdout", None if missing in ("stdout", "both") else io.StringIO())
     monkeypatch.setattr(sys, "stderr", None if missing in ("stderr", "both") else io.StringIO())
     given = sys.stdout, sys.stderr
-    assert command_line.main(["generate", str(runs / "fm-sparse"), "--prompt", "the", "--length", "5"]) == 0
-    assert command_line.main(["generate", "/nowhere"]) == 2
+    assert cli.main(["generate", str(runs / "fm-sparse"), "--prompt", "the", "--length", "5"]) == 0
+    assert cli.main(["generate", "/nowhere"]) == 2
     if given[0]:
         assert given[0].getvalue().startswith("the") and "no checkpoint" not in given[0].getvalue()
     if given[1]:
@@ -233,7 +231,7 @@ def test_where_nothing_can_be_written_is_said_before_the_measuring(runs, tmp_pat
     def went_on(*_, **__):
         raise AssertionError("the command went on")
 
-    monkeypatch.setattr(command_line, "loss_sums", went_on)
+    monkeypatch.setattr(cli, "loss_sums", went_on)
     (tmp_path / "file").write_text("x", encoding="utf-8")
     for command in (["evaluate", runs / "fm-sparse", "--out"], ["publish", runs / "fm-sparse", "--folder"]):
         code, said = fails(capsys, *command, tmp_path / "file" / "below", "--context", "16")
@@ -247,7 +245,7 @@ def test_a_model_that_does_not_fit_the_memory_is_refused(capsys):
 
 
 def test_a_backend_that_cannot_run_says_why(capsys, monkeypatch):
-    monkeypatch.setattr(command_line.fast, "backends", lambda: {"chunked": "no torch on this abacus"})
+    monkeypatch.setattr(cli.fast, "backends", lambda: {"chunked": "no torch on this abacus"})
     code, said = fails(capsys, "train", "--backend", "chunked")
     assert code == 2 and "--backend chunked cannot run here: no torch on this abacus" in said
 
@@ -268,12 +266,12 @@ def test_errors_about_a_run_are_one_line(runs, text, tmp_path, capsys):
 def test_a_text_that_has_changed_is_noticed(tmp_path, capsys):
     path = tmp_path / "a.txt"
     path.write_bytes(b"as it was " * 200)
-    assert command_line.main(["train", *SMALL, *SLOTS, "--text", str(path), "--out", str(tmp_path / "run")]) == 0
+    assert cli.main(["train", *SMALL, *SLOTS, "--text", str(path), "--out", str(tmp_path / "run")]) == 0
     path.write_bytes(b"as it is!! " * 200)
     for command in (["evaluate", tmp_path / "run"], ["train", "--resume", "--out", tmp_path / "run"]):
         code, said = fails(capsys, *command)
         assert code == 2 and "its text was a.txt" in said
-    assert command_line.main(["evaluate", str(tmp_path / "run"), "--context", "8", "--text", str(path)]) == 0
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--context", "8", "--text", str(path)]) == 0
 
 
 def test_a_run_inside_its_text_finds_its_text_again(tmp_path, monkeypatch, capsys):
@@ -281,8 +279,8 @@ def test_a_run_inside_its_text_finds_its_text_again(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_bytes(b"the only text there is, " * 200)
     steps = ["--evaluate-every", "1", "--text", "."]
-    assert command_line.main(["train", *SMALL, *SLOTS, *steps]) == 0
-    assert command_line.main(["train", "--mixer", "fm", *SMALL, *SLOTS[:2], *steps]) == 0
+    assert cli.main(["train", *SMALL, *SLOTS, *steps]) == 0
+    assert cli.main(["train", "--mixer", "fm", *SMALL, *SLOTS[:2], *steps]) == 0
     run = tmp_path / "out" / "fm-sparse"
     for command in (
         ["evaluate", run, tmp_path / "out" / "fm", "--context", "8", "--out", tmp_path / "figures"],
@@ -290,7 +288,7 @@ def test_a_run_inside_its_text_finds_its_text_again(tmp_path, monkeypatch, capsy
         ["publish", run, "--context", "8", "--folder", tmp_path / "models"],
         ["train", "--resume", "--out", run],
     ):
-        assert command_line.main([str(word) for word in command]) == 0, command
+        assert cli.main([str(word) for word in command]) == 0, command
     capsys.readouterr()
     (tmp_path / "b.txt").write_bytes(b"and more")
     code, said = fails(capsys, "evaluate", run, "--context", "8")
@@ -300,12 +298,12 @@ def test_a_run_inside_its_text_finds_its_text_again(tmp_path, monkeypatch, capsy
 def test_a_text_that_moved_is_found_again(tmp_path, capsys):
     was, now, out = tmp_path / "was.txt", tmp_path / "now.txt", tmp_path / "run"
     was.write_bytes(b"as it was " * 200)
-    assert command_line.main(["train", *SMALL, *SLOTS, "--text", str(was), "--out", str(out)]) == 0
+    assert cli.main(["train", *SMALL, *SLOTS, "--text", str(was), "--out", str(out)]) == 0
     was.rename(now)
     for command in (["evaluate", out], ["publish", out], ["train", "--resume", "--out", out]):
         code, said = fails(capsys, *command)
         assert code == 2 and "was.txt: no such file or folder; --text takes a file" in said
-    assert command_line.main(["train", "--resume", "--out", str(out), "--text", str(now), "--quiet"]) == 0
+    assert cli.main(["train", "--resume", "--out", str(out), "--text", str(now), "--quiet"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -322,7 +320,7 @@ def test_what_cannot_be_written_is_found_before_the_work(runs, text, tmp_path, m
         raise AssertionError("work was done")
 
     monkeypatch.setattr(train, "update", worked)
-    monkeypatch.setattr(command_line, "loss_sums", worked)
+    monkeypatch.setattr(cli, "loss_sums", worked)
     monkeypatch.setattr(demo, "check_backends", worked)
     monkeypatch.setattr(demo, "file_windows", lambda *_: (None, None))
     (tmp_path / "file").touch()
@@ -343,7 +341,7 @@ def test_a_fault_of_ours_keeps_its_traceback(text, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "update", broken)
     with pytest.raises(ValueError, match="a bug"):
-        command_line.main(["train", *SMALL, *SLOTS, "--text", text, "--out", str(tmp_path)])
+        cli.main(["train", *SMALL, *SLOTS, "--text", text, "--out", str(tmp_path)])
 
 
 def python_m_lm(*arguments, **options) -> subprocess.Popen:
@@ -383,19 +381,19 @@ def test_demo_runs_twice_and_says_what_it_measured(text, tmp_path, monkeypatch, 
     long.write_bytes(Path(text).read_bytes() * 3)
     for mixer, options in (("fm", SLOTS[:2]), ("fm-sparse", SLOTS), ("mamba2", HEADS), ("transformer", HEADS)):
         run, where = str(tmp_path / mixer), ["--text", str(long), "--folder", str(tmp_path / "models")]
-        assert command_line.main(["train", "--mixer", mixer, *SMALL, *options, "--text", text, "--out", run]) == 0
-        assert command_line.main(["publish", run, "--context", "32", *where]) == 0
+        assert cli.main(["train", "--mixer", mixer, *SMALL, *options, "--text", text, "--out", run]) == 0
+        assert cli.main(["publish", run, "--context", "32", *where]) == 0
     sizes = {"d_model": 16, "num_layers": 2, "num_slots": 4, "top_k": 2}
     monkeypatch.setattr(demo, "Config", lambda mixer: Config.lenient(mixer, **sizes))
     monkeypatch.setattr(demo, "SHAPE", {"B": 1, "T": 20, "M": 6, "K": 2, "D": 8})
     monkeypatch.setattr(demo, "TIMES_LONGER", 1)
     out = tmp_path / "out"
     train_again = ["train", *SMALL, *SLOTS, "--text", text, "--out", str(out / "fm-sparse")]  # where it goes by default
-    assert command_line.main(train_again) == 0
+    assert cli.main(train_again) == 0
     mine = read_record(latest(out / "fm-sparse"))
     capsys.readouterr()
     for _ in range(2):
-        assert command_line.main(["demo", "--seconds", "0.1", "--text", str(long), "--out", str(out)]) == 0
+        assert cli.main(["demo", "--seconds", "0.1", "--text", str(long), "--out", str(out)]) == 0
     said = capsys.readouterr()
     for part in ("Python 3.", "bfloat16", "within tolerance", "Bits per byte by position", "goes on from", "held out"):
         assert part in said.out
