@@ -1,46 +1,49 @@
-# Every target makes its own .venv first. PYTHON must be 3.11 or newer.
+# Every target but help makes its own .venv first. PYTHON must be 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-long mutants bench search slots gpu kernels notebooks lab lint
+.PHONY: help demo test test-long mutants bench search slots gpu kernels notebooks lab lint
 .DELETE_ON_ERROR:
 
-demo: $(READY)
-	$(BIN)/python -m experiments.demo
+help: ## this list
+	@awk -F ' *##  *' '/^[a-z-]+:.*##/ { split($$1, name, ":"); printf "make %-10s %s\n", name[1], $$2 }' $(firstword $(MAKEFILE_LIST))
 
-test: $(READY)
+demo: $(READY) ## check, compare, draw and train, in about three minutes
+	$(BIN)/python -m experiments demo
+
+test: $(READY) ## all tests
 	$(BIN)/pytest -n auto
 
-test-long: $(READY)
+test-long: $(READY) ## the laws on 10,000 examples each
 	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n auto tests/fast/test_laws.py
 
-mutants: $(READY)
+mutants: $(READY) ## planted faults, each of which the tests must catch
 	$(BIN)/python -m tests.mutants
 
-bench: $(READY)
-	$(BIN)/python -m experiments.speed_dense
-	$(BIN)/python -m experiments.speed_sparse
+bench: $(READY) ## the speed of the dense and the sparse form on this machine
+	$(BIN)/python -m experiments speed_dense
+	$(BIN)/python -m experiments speed_sparse
 
-search: $(READY)
-	$(BIN)/python -m experiments.settings
+search: $(READY) ## the short runs that chose the settings of the bundled models
+	$(BIN)/python -m experiments settings
 
-slots: $(READY)
-	$(BIN)/python -m experiments.slots
+slots: $(READY) ## the picture of what one layer writes
+	$(BIN)/python -m experiments slots
 
-gpu: $(READY)
-	$(BIN)/python -m experiments.speed_gpu
+gpu: $(READY) ## the kernels on a GPU, if there is one
+	$(BIN)/python -m experiments speed_gpu
 
-kernels: $(READY)
-	$(BIN)/python -m experiments.kernel_builds
+kernels: $(READY) ## the kernels compiled for GPUs that are not here
+	$(BIN)/python -m experiments kernel_builds
 
-notebooks: $(READY)
+notebooks: $(READY) ## run all notebooks and store what they show
 	$(BIN)/python -m notebooks.run
 
-lab: $(READY)
+lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-lint: $(READY)
+lint: $(READY) ## style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

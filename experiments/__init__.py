@@ -1,0 +1,16 @@
+"""Everything that is measured, one module an experiment: python -m experiments NAME.
+
+A new experiment is a row here and the module of that name, whose EXPERIMENT says how it measures and what shows it.
+"""
+
+EXPERIMENTS = {
+    "agreement": "every backend that runs here against the loop in float64: values, gradients and speed",
+    "demo": "check, compare, draw and train in about three minutes",
+    "kernel_builds": "the Triton kernels compiled for GPUs that are not here: registers, spills, shared memory",
+    "length": "the loss of the bundled models by position in the text",
+    "settings": "the short runs that chose the settings of the bundled models",
+    "slots": "what one layer of the bundled sparse model writes, byte by byte",
+    "speed_dense": "the dense form on this machine beside its goals",
+    "speed_gpu": "the kernels on a GPU: correctness, then speed",
+    "speed_sparse": "what the sparse form saves, and where it does not",
+}

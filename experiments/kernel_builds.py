@@ -1,7 +1,6 @@
-"""`make kernels`: compile every Triton kernel for GPUs this machine does not have, and say what each one needs.
+"""Every Triton kernel compiled for GPUs that this machine does not have, and what each one needs.
 
-Writes docs/results/kernels.json and prints the rows of DEFAULT on sm_90. With --check it writes nothing. Either way
-it fails if a kernel does not compile, asks for more shared memory than its target has, or spills registers on sm_90
+It fails if a kernel does not compile, asks for more shared memory than its target has, or spills registers on sm_90
 in DEFAULT. But for the variant "odd", arguments are what a launch sees in a model: sizes divisible by 16.
 
 Beyond these rows, all launches of a few calls are compiled as Triton's own launcher would compile them: CALLS.
@@ -9,23 +8,20 @@ Beyond these rows, all launches of a few calls are compiled as Triton's own laun
 
 import argparse
 import importlib
-import json
 import multiprocessing
 import os
-import platform
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import chain
-from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results" / "kernels.json"
+from experiments.frame import Experiment, Run, Unavailable, about
+
 SLOTS, WIDTH = 128, 1024  # of the model that decodes: blocks of slot rows depend on them
 NARROW = 32  # the width of a very small model
 # Pointers that are not to float32: to int64, or to what the caller's tensors are.
@@ -165,8 +161,8 @@ class _NoDevice:
         return 0
 
 
-# name: what is launched, as tests/launches.py has it. Triton makes a constant of a size that is 1 and of an argument
-# that is None, takes a size above 2^31 as 64 bits, and asks of every other size whether it divides by 16.
+# name: what is launched, as experiments/launches.py has it. Triton makes a constant of a size that is 1 and of an
+# argument that is None, takes a size above 2^31 as 64 bits, and asks of every other size whether it divides by 16.
 CALLS = {
     "every size is 1": [
         ("dense", 1, 1, 1, 1),
@@ -183,8 +179,9 @@ QUICK_CALLS = ("every size is 1", "sizes above 2^31")
 
 def launched(name: str, target: str) -> list[dict]:
     """The rows of all launches of a call, compiled as Triton's own launcher would compile them."""
-    import launches
     from triton.runtime import driver
+
+    from experiments import launches
 
     driver.set_active(_NoDevice(target))
     rows = {}
@@ -266,11 +263,11 @@ def problem(row: dict) -> str | None:
     return None
 
 
-def table(rows: list[dict]) -> str:
-    """DEFAULT on sm_90, as docs/kernels.md shows it: a line for a kernel in one configuration."""
+def table(result: dict) -> str:
+    """DEFAULT on sm_90: a line for a kernel in one configuration."""
     lines: dict[tuple, list[dict]] = {}
-    for row in rows:
-        if row["default"] and row["target"] == "sm_90":
+    for row in result["rows"]:
+        if row["default"] and row["target"] == "sm_90" and "error" not in row:
             lines.setdefault((row["module"], row["kernel"], row["configuration"]), []).append(row)
     text = ["| kernel | variants | blocks | registers | spilled bytes | shared bytes |", "| --- " * 6 + "|"]
     for (_, kernel, configuration), of in lines.items():
@@ -281,41 +278,49 @@ def table(rows: list[dict]) -> str:
     return "\n".join(text)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    parser.add_argument("--quick", action="store_true", help="check, but compile all but DEFAULT for sm_90 only")
-    options = parser.parse_args()
-    os.environ.pop("TRITON_INTERPRET", None)  # before fast is imported: what it turns kernels into has no code
-    jobs = [
+def jobs(run: Run) -> list[tuple[Build, str]]:
+    """What to compile: with --quick all but DEFAULT for sm_90 only, with --tiny the first kernel of each module."""
+    builds = all_builds()
+    if run.tiny:
+        first = {build.module: build for build in reversed(builds)}
+        return [(build, target) for build in first.values() for target in ("sm_90", "gfx942")]
+    return [
         (build, target)
-        for build in all_builds()
+        for build in builds
         for target in TARGETS
-        if not options.quick or build.default or target == "sm_90"
+        if not run.options.quick or build.default or target == "sm_90"
     ]
-    calls = [(name, "sm_90") for name in QUICK_CALLS]
-    if not options.quick:
-        calls = [(name, target) for name in CALLS for target in ("sm_90", "gfx942")]
+
+
+def calls(run: Run) -> list[tuple[str, str]]:
+    """What to compile as it is launched: with --quick the sizes that Triton treats in a way of their own."""
+    if run.tiny or run.options.quick:
+        return [(name, "sm_90") for name in (QUICK_CALLS[:1] if run.tiny else QUICK_CALLS)]
+    return [(name, target) for name in CALLS for target in ("sm_90", "gfx942")]
+
+
+def measure(run: Run) -> dict:
+    if find_spec("triton") is None:
+        raise Unavailable("triton is not installed")
+    os.environ.pop("TRITON_INTERPRET", None)  # before fast is imported: what it turns kernels into has no code
+    run.keep = not run.options.quick
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        rows = list(pool.map(compiled, *zip(*jobs, strict=True)))
-        as_launched = list(chain.from_iterable(pool.map(launched, *zip(*calls, strict=True))))
-    print(table([row for row in rows if "error" not in row]))
-    problems = list(filter(None, map(problem, rows + as_launched)))
-    all_well = f"All {len(rows)} kernels compiled, within shared memory, without spills in DEFAULT"
-    print(*problems or [f"{all_well}; so did {len(as_launched)} as they are launched"], sep="\n")
-    if not (options.check or options.quick or problems):
-        _write(rows)
-    return bool(problems)
+        rows = list(pool.map(compiled, *zip(*jobs(run), strict=True)))
+        as_launched = list(chain.from_iterable(pool.map(launched, *zip(*calls(run), strict=True))))
+    wrong = list(filter(problem, as_launched))
+    result = {"about": about(), "rows": rows} | ({"launched": wrong} if wrong else {})
+    if not problems(result):
+        all_well = f"All {len(rows)} kernels compiled, within shared memory, without spills in DEFAULT"
+        print(f"{all_well}; so did {len(as_launched)} as they are launched")
+    return result
 
 
-def _write(rows: list[dict]) -> None:
-    versions = {"Python": platform.python_version(), "torch": version("torch"), "triton": version("triton")}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    part = RESULTS.with_suffix(".part")
-    lines = ",\n".join(json.dumps(row) for row in rows)  # one line a row: a change shows as one line
-    part.write_text(f'{{"about": {json.dumps(versions)}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
-    os.replace(part, RESULTS)
+def problems(result: dict) -> list[str]:
+    return list(filter(None, map(problem, [*result["rows"], *result.get("launched", [])])))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="all but DEFAULT for sm_90 only; stores nothing")
+
+
+EXPERIMENT = Experiment("kernel_builds", measure, {"": table}, problems=problems, options=options)

@@ -1,32 +1,37 @@
-"""`make search`: short runs that choose the settings of the models that come along, one change at a time.
+"""Short runs that choose the settings of the bundled models, one change at a time.
 
-Every variant sees the same text, STEPS steps of 4,096 bytes, one seed, on one core; losses are on the validation
-split, which no figure of a finished model uses. Writes docs/results/search.json after each, and goes on where it
-stopped.
+Every variant sees the same text, so many steps of 4,096 bytes, one seed, on one core; losses are on the validation
+split, which no figure of a finished model uses. Each row is stored as it comes, and a later run goes on from there.
 """
 
-import argparse
-import json
 import os
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from experiments.frame import Experiment, Run, about
 from lm.data import read_corpus
 from lm.evaluate import bucket_edges, file_windows, loss_sums, summarise
-from lm.machine import environment
 from lm.model import Config
 from lm.train import Settings, train
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results" / "search.json"
-STEPS, CONTEXT = 200, 2048
-HEAD = "| change | parameters | state bytes | 129-256 | 1025-2048 |\n" + "| --- " * 5 + "|"
+
+class Sizes(NamedTuple):
+    steps: int
+    context: int
+    windows: int | None  # None: all there are
+    base: dict[str, object]  # what a variant changes
+
+
 BASE = {"mixer": "fm-sparse", "num_slots": 32, "top_k": 8, "temperature": 0.5}
+FULL = Sizes(200, 2048, None, BASE)
+TINY = Sizes(1, 64, 2, BASE | {"d_model": 16, "num_layers": 1, "head_width": 8})
+HEAD = "| change | parameters | state bytes | 129-256 | 1025-2048 |\n" + "| --- " * 5 + "|"
 VARIANTS = [
     {},
     {"mixer": "mamba2"},
@@ -46,27 +51,28 @@ VARIANTS = [
 ]
 
 
-def measure(change: dict) -> dict:
+def try_out(change: dict, sizes: Sizes) -> dict:
     """Bits per byte on the validation split, by position, after a short run with one change."""
     settings = {name: value for name, value in change.items() if name in asdict(Settings())}
     corpus = read_corpus()
-    config = Config.lenient(**{**BASE, **{name: v for name, v in change.items() if name not in settings}})
+    config = Config.lenient(**{**sizes.base, **{name: v for name, v in change.items() if name not in settings}})
+    how = Settings(steps=sizes.steps, evaluate_every=sizes.steps, **settings)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        model = train(config, Settings(steps=STEPS, evaluate_every=STEPS, **settings), corpus, folder, quiet=True)
+        model = train(config, how, corpus, folder, quiet=True)
     seconds = time.perf_counter() - began
-    windows, paths = file_windows(corpus, "validation", CONTEXT)
-    buckets = summarise(loss_sums(model, windows), paths, bucket_edges(CONTEXT))
+    windows, paths = file_windows(corpus, "validation", sizes.context)
+    sums = loss_sums(model, windows[: sizes.windows])
+    buckets = summarise(sums, paths[: sizes.windows], bucket_edges(sizes.context))
     near, far = ((buckets.mean[k], buckets.low[k], buckets.high[k]) for k in (-4, -1))
     return {
-        "change": change, "parameters": model.num_parameters(), "state bytes": model.state_bytes(1, CONTEXT),
+        "change": change, "parameters": model.num_parameters(), "state bytes": model.state_bytes(1, sizes.context),
         "129-256": near, "1025-2048": far, "seconds": seconds,
     }  # fmt: skip
 
 
-def table(rows: list[dict]) -> str:
-    """As docs/decisions.md shows it."""
-    return "\n".join([HEAD, *map(line, rows)])
+def table(result: dict) -> str:
+    return "\n".join([HEAD, *map(line, result["rows"])])
 
 
 def line(row: dict) -> str:
@@ -75,25 +81,21 @@ def line(row: dict) -> str:
     return f"| {change} | {row['parameters']:,} | {row['state bytes']:,} | {' | '.join(cells)} |"
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    about = {**environment(), "corpus": read_corpus().description(), "seed": 0, "steps": STEPS, "bytes a step": 4096}
-    result = {"about": about, "rows": []}
-    if RESULTS.exists():
-        found = json.loads(RESULTS.read_text(encoding="utf-8"))
-        result = found if found["about"] == about else result
-    result["rows"] = [row for row in result["rows"] if row["change"] in VARIANTS]
-    print(table(result["rows"]), flush=True)
+def measure(run: Run) -> dict:
+    sizes, variants = (TINY, VARIANTS[:2]) if run.tiny else (FULL, VARIANTS)
+    known = about(read_corpus().description(), **{"steps": sizes.steps, "bytes a step": 4096})
+    result = run.resume({"about": known, "rows": []})
+    result["rows"] = [row for row in result["rows"] if row["change"] in variants]
+    print(table(result), flush=True)
     tried = [row["change"] for row in result["rows"]]
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for done in as_completed(pool.submit(measure, change) for change in VARIANTS if change not in tried):
+        started = [pool.submit(try_out, change, sizes) for change in variants if change not in tried]
+        for done in as_completed(started):
             result["rows"].append(done.result())
-            result["rows"].sort(key=lambda row: VARIANTS.index(row["change"]))
-            part = RESULTS.with_suffix(".part")
-            part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, RESULTS)
+            result["rows"].sort(key=lambda row: variants.index(row["change"]))
+            run.save(result)
             print(line(done.result()), flush=True)
+    return result
 
 
-if __name__ == "__main__":
-    main()
+EXPERIMENT = Experiment("settings", measure, {"": table})

@@ -1,63 +1,52 @@
-"""`make slots`: what the README's picture shows, docs/results/slots.json, and the picture, docs/results/slots.png.
+"""What one layer of the bundled sparse model writes over a hundred bytes of a file that it has not seen."""
 
-The write weights of one layer of the bundled sparse model over a hundred bytes of an unseen file. With --draw nothing
-is measured. The picture carries the hash of what it was drawn from.
-"""
-
-import argparse
-import hashlib
-import json
-import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from experiments import demo
+from experiments.frame import Experiment, Run, about
 from lm import checkpoint, plots
-from lm.data import read_corpus
-from lm.machine import environment
-from lm.model import Activity
+from lm.data import Corpus, Document, read_corpus
+from lm.model import Activity, LanguageModel
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results" / "slots.json"
-SHOWN = 100
+MODEL = "fm-sparse"
+SHOWN, READ = 100, 4096  # bytes: in the picture, before and in it
 
 
-def measure() -> dict:
+def excerpt(
+    model: LanguageModel, document: Document, shown: int = SHOWN, read: int = READ
+) -> tuple[list[Activity], Activity, Tensor, int]:
+    """Activity of all layers over a document; of the layer whose slots share the work most evenly, over the start of
+    a function: that part, its tokens [shown] and which layer it is.
+    """
+    tokens = document.tokens()[:read].long()
+    last = document.data[: max(0, len(tokens) - shown)].rfind(b"    def ")  # the last that fits in whole
+    start = max(0, last + 1)  # the document mark stands before the bytes
+    layers = model.slot_activity(tokens[None].to(next(model.parameters()).device))
+    halves = [plots.slots_for_half(layer.theta[0].cpu().numpy()) for layer in layers]
+    busiest = halves.index(max(halves))
+    part = Activity(*(weights[:, start : start + shown] for weights in layers[busiest]))
+    return layers, part, tokens[start : start + shown], busiest
+
+
+def longest(corpus: Corpus) -> Document:
+    """The longest file that no model has seen."""
+    return max(corpus.splits["test"], key=lambda document: len(document.data))
+
+
+def measure(run: Run) -> dict:
     corpus = read_corpus()
-    document = max(corpus.splits["test"], key=lambda document: len(document.data))
-    model = checkpoint.read_model(checkpoint.PUBLISHED / demo.SHOWN)
-    _, part, tokens, layer = demo.slot_excerpt(model, document, SHOWN)
-    about = {**environment(), "model": demo.SHOWN, "corpus": corpus.description(), "file": document.path}
+    document, model = longest(corpus), checkpoint.read_model(checkpoint.PUBLISHED / MODEL)
+    _, part, tokens, layer = excerpt(model, document, *((20, 200) if run.tiny else ()))
+    known = about(corpus.description(), model=MODEL, file=document.path)
     theta = [[round(v, 5) for v in row] for row in part.theta[0].tolist()]
-    return {"about": about, "layer": layer, "tokens": tokens.tolist(), "theta": theta}
+    return {"about": known, "layer": layer, "tokens": tokens.tolist(), "theta": theta}
 
 
-def draw(text: bytes, path: Path) -> None:
-    result = json.loads(text)
+def draw(result: dict, path: Path) -> None:
     theta = torch.tensor(result["theta"])[None]
-    plots.draw_slots(
-        Activity(theta, theta, theta),
-        torch.tensor(result["tokens"]),
-        path,
-        layer=result["layer"],
-        source=fingerprint(text),
-    )
+    plots.draw_slots(Activity(theta, theta, theta), torch.tensor(result["tokens"]), path, layer=result["layer"])
 
 
-def fingerprint(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what was measured")
-    if not parser.parse_args().draw:
-        part = RESULTS.with_suffix(".part")
-        part.write_text(json.dumps(measure()) + "\n", encoding="utf-8")
-        os.replace(part, RESULTS)
-    draw(RESULTS.read_bytes(), RESULTS.with_suffix(".png"))
-    print("written to docs/results: slots.json, slots.png")
-
-
-if __name__ == "__main__":
-    main()
+EXPERIMENT = Experiment("slots", measure, figures={"slots.png": draw})

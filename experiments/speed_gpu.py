@@ -1,14 +1,12 @@
-"""`make gpu`: the kernels on a GPU, correctness first, then speed; writes docs/results/gpu.json.
+"""The kernels on a GPU, correctness first, then speed.
 
 The run may be cut off: every row is written when it is done, those wanted most come first, and --minutes ends the run
 before a row that would not fit. What failed and what was not measured stands in the record. --resume takes up what is
 missing, on the same machine with the same code. Needs torch, triton and numpy; what it is compared with is measured
 where it can be imported: flash-linear-attention (fla) and Mamba-2 (mamba_ssm).
 
-Where the project is not installed: PYTHONPATH=. python3 tests/gpu.py
-
-Without a GPU it says so and exits with 0. `--tiny` runs every line on a CPU in Triton's interpreter, at sizes that mean
-nothing, and writes only where --out says: it shows that the command works before a GPU's minutes are spent on it.
+With --tiny every line runs on a CPU in Triton's interpreter: it shows that the command works before a GPU's minutes are
+spent on it.
 """
 
 import argparse
@@ -18,7 +16,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -32,17 +29,14 @@ TINY = "--tiny" in sys.argv
 if TINY:
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
-import interruptible  # noqa: E402
-from interruptible import Row  # noqa: E402
-
 import fast  # noqa: E402
 import reference  # noqa: E402
+from experiments import frame, interruptible  # noqa: E402
+from experiments.frame import Experiment, Run, Unavailable, UsageError  # noqa: E402
+from experiments.interruptible import Row  # noqa: E402
 from fast import chunked, triton_dense, triton_sparse, triton_step  # noqa: E402
-from lm.machine import environment  # noqa: E402
 
 DEVICE = "cpu" if TINY else "cuda"
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "docs" / "results" / "gpu.json"
 SHAPES = [(1, 3, 5)] if TINY else [(8, 64, 1024), (4, 128, 1024), (16, 32, 512)]  # B, M, D
 FIRST_LENGTHS = [3, 6] if TINY else [4096, 16384]
 LENGTHS = [5] if TINY else [1024, 2048, 8192, 32768, 65536]
@@ -570,15 +564,15 @@ def fastest(rows: list[dict]) -> dict[str, dict]:
 
 def about() -> dict:
     """All that the numbers depend on."""
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "fast").glob("*.py"))))
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((frame.ROOT / "fast").glob("*.py"))))
     driver = "none"
     if not TINY:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         try:
-            driver = subprocess.run(query, capture_output=True, text=True).stdout.strip() or "not found"
+            driver = subprocess.run(query, capture_output=True, encoding="utf-8").stdout.strip() or "not found"
         except FileNotFoundError:
             driver = "not found"
-    return environment() | {"driver": driver, "fast": code.hexdigest()[:12]}
+    return frame.about(driver=driver, fast=code.hexdigest()[:12])
 
 
 def healthy() -> bool:
@@ -606,9 +600,8 @@ def say(row: dict) -> None:
     print(f"{state:7}{row['part']}: {names}  {numbers}{detail}  [{row['seconds']:.1f} s]", flush=True)
 
 
-def report(path: Path) -> int:
-    """Print what follows; 0 if all kernels are right and ran."""
-    record = interruptible.read(path)
+def report(record: dict) -> None:
+    """Print what follows."""
     rows, missing = record["rows"], record["not measured"]
     print(f"\n{len(rows)} rows, {len(missing)} not measured")
     for row in missing:
@@ -619,38 +612,45 @@ def report(path: Path) -> int:
         print(f"{reached:13}{goal['what']}: {goal['measured']}, aim {goal['at least']}")
     for form, best in record.get("fastest", {}).items():
         print(f"fastest blocks, {form}: {best['blocks']}{', the default' if best['is the default'] else ''}")
+
+
+def problems(record: dict) -> list[str]:
+    """What is wrong or failed of this project's own; the record keeps it."""
+    rows = record["rows"]
     bad = [row for row in rows if row.get("passed") is False or ("failed" in row and row.get("form") not in OTHERS)]
-    print(*(f"{'FAILED' if 'failed' in row else 'WRONG'}: {row['part']}: {row.get('what', row.get('form'))}"
-            for row in bad), sep="\n")  # fmt: skip
-    return 1 if bad or not rows else 0
+    found = [
+        f"{'FAILED' if 'failed' in row else 'WRONG'}: {row['part']}: {row.get('what', row.get('form'))}" for row in bad
+    ]
+    if record.get("ended"):
+        found.append(f"the process that measures ended with {record['ended']}")
+    return found if rows else [*found, "nothing was measured"]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8, help="end before a row that would not fit (default 8)")
-    parser.add_argument("--out", type=Path, help="where the record goes (default docs/results/gpu.json)")
-    parser.add_argument("--resume", action="store_true", help="measure only what the record lacks")
-    parser.add_argument("--tiny", action="store_true", help="every line on a CPU, interpreted")
-    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # how a run starts the process that measures
-    options = parser.parse_args()
-    if options.until is not None:
-        how = {"say": say, "healthy": healthy, "conclude": conclude}
-        return interruptible.work(all_rows(), options.out, options.until, **how)
+def measure(run: Run) -> dict:
+    """The record, which a process of its own writes row by row."""
     if not TINY and not torch.cuda.is_available():
-        print("no GPU was found: nothing measured, docs/results/gpu.json is left as it is")
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        path = options.out or (Path(folder) / "gpu.json" if TINY else RESULTS)
-        until = time.time() + 60 * options.minutes
-        try:
-            interruptible.begin(path, about(), options.resume)
-        except ValueError as error:
-            parser.error(str(error))
-        print(*(f"{name}: {value}" for name, value in about().items()), sep="\n", flush=True)
-        command = [sys.executable, __file__, "--out", str(path), "--until", str(until), *(["--tiny"] if TINY else [])]
-        code = interruptible.supervise(command, path, until)
-        return report(path) or code
+        raise Unavailable("no GPU was found")
+    path, known = run.folder / f"{EXPERIMENT.name}.json", about()
+    until = time.time() + 60 * run.options.minutes
+    try:
+        interruptible.begin(path, known, run.options.resume)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(*(f"{name}: {value}" for name, value in known.items()), sep="\n", flush=True)
+    command = [sys.executable, "-m", "experiments.speed_gpu", str(path.resolve()), str(until)]
+    code = interruptible.supervise([*command, *(["--tiny"] if TINY else [])], path, until)
+    record = interruptible.read(path)
+    report(record)
+    return record | ({"ended": code} if code else {})
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, default=8, help="end before a row that would not fit (default 8)")
+    parser.add_argument("--resume", action="store_true", help="measure only what the record lacks")
+
+
+EXPERIMENT = Experiment("speed_gpu", measure, problems=problems, options=options)
+
+if __name__ == "__main__":  # the process that measures
+    path, until = Path(sys.argv[1]), float(sys.argv[2])
+    sys.exit(interruptible.work(all_rows(), path, until, say=say, healthy=healthy, conclude=conclude))

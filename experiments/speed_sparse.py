@@ -1,76 +1,74 @@
-"""`make bench`, second part: what the sparse form saves, and where it does not.
+"""What the sparse form saves, and where it does not.
 
-Grouped over dense chunked for every number of slots and share of them, uniform and skewed routing, the longest chain
-of dependent steps, and decode. Writes docs/results/sparse.json and draws docs/results/crossover.png from it.
+The scan over the dense form for every number of slots and share of them, uniform and skewed routing, the longest chain
+of dependent steps, decode and training.
 """
 
-import argparse
 import itertools
-import json
 import math
-import os
-import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 import fast
-from experiments.speed_dense import RESULTS, SEED, forward, forward_backward, seconds, training_step
+from experiments import frame
+from experiments.compare import Case
+from experiments.frame import SEED, Experiment, Inputs, Run, forward, forward_backward, medians, router_inputs
+from experiments.speed_dense import SMALL_MODEL, options, training_step
 from fast import chunked, sparse
-from lm.machine import environment
 
-TOKENS, WIDTH = 4096, 512
-SLOTS = (32, 64, 128, 256, 512)
-FORMS = ("grouped", "chunked")
+BACKENDS = {"scan": "grouped", "chunked": "chunked"}  # the forms that are timed, and what `backend` calls them
+
+
+class Sizes(NamedTuple):
+    tokens: int
+    width: int
+    slots: tuple[int, ...]  # each with 1, 2, 4, 8, a quarter and half of them a token
+    decode: tuple[tuple[int, int], ...]  # M, K
+    steps: int  # of decoding, timed as one
+    training: tuple[int, int]  # windows, bytes of one
+    model: dict[str, int]
+
+
+DECODE = tuple((m, 4) for m in (128, 512, 2048, 8192)) + tuple((512, k) for k in (1, 16, 64, 256))
+FULL = Sizes(4096, 512, (32, 64, 128, 256, 512), DECODE, 500, (16, 256), {})
+TINY = Sizes(16, 4, (32, 64, 128, 256, 512), DECODE, 2, (2, 16), SMALL_MODEL)
 
 
 def per_token(num_slots: int) -> list[int]:
     return sorted({1, 2, 4, 8, num_slots // 4, num_slots // 2})
 
 
-def inputs(num_slots: int, top_k: int, skew: float = 0.0) -> tuple[list[Tensor], Tensor]:
-    """theta, phi, x and the slots of a router's top K. skew: exponent of a Zipf law that the slots' use follows."""
-    generator = torch.Generator().manual_seed(SEED)
-    gumbel = -torch.log(-torch.log(torch.rand(1, TOKENS, num_slots, generator=generator)))
-    logits = gumbel - skew * torch.arange(1, num_slots + 1).log()  # the largest of these is drawn from the Zipf law
-    kept, slots = logits.topk(top_k)
-    affinity = kept.softmax(-1)
-    x = torch.randn(1, TOKENS, WIDTH, generator=generator)
-    return [v.requires_grad_() for v in (0.6 * affinity, 0.5 * affinity, x)], slots
+def inputs(sizes: Sizes, num_slots: int, top_k: int, skew: float = 0.0) -> Inputs:
+    return router_inputs(1, sizes.tokens, num_slots, sizes.width, top_k, skew=skew, requires_grad=True)
 
 
-def call(backend: str, slots: Tensor, num_slots: int) -> Callable:
-    return lambda theta, phi, x: fast.sparse_factorization_memory(
-        theta, phi, slots, x, num_slots, backend=backend, check_values=False
-    )
+def memory(form: str) -> Callable:
+    return lambda *arguments: fast.sparse_factorization_memory(*arguments, backend=BACKENDS[form], check_values=False)
 
 
-def measure(num_slots: int, top_k: int, repeats: int, skew: float = 0.0) -> dict[str, float]:
-    """Medians in seconds; the two forms take turns."""
-    leaves, slots = inputs(num_slots, top_k, skew)
-    times: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        for form in FORMS:
-            memory = call(form, slots, num_slots)
-            for what, pass_ in (("forward", forward), ("both", forward_backward)):
-                times.setdefault(f"{form} {what}", []).extend(seconds(pass_(memory, leaves), 1))
-    return {name: statistics.median(v) for name, v in times.items()}
+def measure_forms(sizes: Sizes, num_slots: int, top_k: int, rounds: int, skew: float = 0.0) -> dict[str, float]:
+    """Medians in seconds."""
+    given = inputs(sizes, num_slots, top_k, skew)
+    passes = {"forward": forward, "both": forward_backward}
+    calls = {f"{form} {what}": make(memory(form), given) for form in BACKENDS for what, make in passes.items()}
+    return medians(calls, rounds)
 
 
-def grid_rows(repeats: int) -> list[dict]:
+def grid_rows(sizes: Sizes, rounds: int) -> list[dict]:
     rows = []
-    for num_slots in SLOTS:
+    for num_slots in sizes.slots:
         for top_k in per_token(num_slots):
-            row = {"M": num_slots, "K": top_k} | measure(num_slots, top_k, repeats)
-            auto = "grouped" if sparse.is_cheaper(top_k, num_slots) else "chunked"
-            best = min(row[f"{form} both"] for form in FORMS)
+            row = {"M": num_slots, "K": top_k} | measure_forms(sizes, num_slots, top_k, rounds)
+            auto = "scan" if sparse.is_cheaper(top_k, num_slots) else "chunked"
+            best = min(row[f"{form} both"] for form in BACKENDS)
             row |= {"auto": auto, "auto behind": row[f"{auto} both"] / best - 1}
-            row |= {f"saves {w}": row[f"chunked {w}"] / row[f"grouped {w}"] for w in ("forward", "both")}
+            row |= {f"saves {w}": row[f"chunked {w}"] / row[f"scan {w}"] for w in ("forward", "both")}
             rows.append(row)
             print(
-                f"M {num_slots:3}  K {top_k:3}   grouped {1e3 * row['grouped both']:7.1f} ms   dense"
+                f"M {num_slots:3}  K {top_k:3}   scan {1e3 * row['scan both']:7.1f} ms   dense"
                 f" {1e3 * row['chunked both']:7.1f} ms   forward {row['saves forward']:5.2f}x   forward + backward"
                 f" {row['saves both']:5.2f}x   auto: {auto}, {row['auto behind']:.1%} behind",
                 flush=True,
@@ -78,12 +76,12 @@ def grid_rows(repeats: int) -> list[dict]:
     return rows
 
 
-def table(rows: list[dict]) -> str:
-    """How many times as fast as dense, forward + backward (forward), as docs/kernels.md shows it."""
-    by_size = {(row["M"], row["K"]): row for row in rows}
+def grid_table(result: dict) -> str:
+    """How many times as fast as dense, forward + backward (forward)."""
+    by_size = {(row["M"], row["K"]): row for row in result["grid"]}
     shares = {"1": 1, "2": 2, "4": 4, "8": 8, "M/4": 0.25, "M/2": 0.5}
     lines = ["| M | " + " | ".join(f"K = {name}" for name in shares) + " |", "| --- " * (1 + len(shares)) + "|"]
-    for num_slots in SLOTS:
+    for num_slots in sorted({M for M, _ in by_size}):
         found = [by_size[num_slots, k if k >= 1 else int(k * num_slots)] for k in shares.values()]
         cells = [f"{row['saves both']:.2f} ({row['saves forward']:.2f})" for row in found]
         lines.append(f"| {num_slots} | {' | '.join(cells)} |")
@@ -91,16 +89,16 @@ def table(rows: list[dict]) -> str:
 
 
 def findings(result: dict) -> str:
-    """The rows that the README shows: what was found, beside its goal."""
+    """What was found, beside its goal."""
     grid = {(row["M"], row["K"]): row for row in result["grid"]}
     decode = {(row["M"], row["K"]): row["seconds"] for row in result["decode"]}
-    even, skewed = (result["skew"][i]["grouped both"] for i in (0, -1))
-    flat = grid[512, 4]["grouped both"] / grid[128, 4]["grouped both"]
+    even, skewed = (result["skew"][i]["scan both"] for i in (0, -1))
+    flat = grid[512, 4]["scan both"] / grid[128, 4]["scan both"]
     behind = max(row["auto behind"] for row in result["grid"])
 
     def saves(num_slots: int, top_k: int) -> tuple[float, str]:
         row = grid[num_slots, top_k]
-        took = f"{1e3 * row['grouped both']:.1f} / {1e3 * row['chunked both']:.1f} ms"
+        took = f"{1e3 * row['scan both']:.1f} / {1e3 * row['chunked both']:.1f} ms"
         return row["saves both"], f"{row['saves both']:#.3g}× ({took})"
 
     rows = []
@@ -144,67 +142,63 @@ def crossovers(rows: list[dict]) -> dict[int, float]:
     return found
 
 
-def skew_rows(repeats: int) -> list[dict]:
+def skew_rows(sizes: Sizes, rounds: int) -> list[dict]:
     """The same number of pairs, ever more of them in the same few slots."""
     rows = []
     for skew in (0.0, 1.0, 2.0):
-        _, slots = inputs(128, 4, skew)
-        longest = int(slots.flatten().bincount().max())
-        row = {"M": 128, "K": 4, "Zipf exponent": skew, "most used slot": longest / TOKENS}
-        row |= {"grouped both": measure(128, 4, repeats, skew)["grouped both"]} | chains(128, 4, longest)
+        longest = int(inputs(sizes, 128, 4, skew).slots.flatten().bincount().max())
+        share = longest / sizes.tokens
+        row = {"M": 128, "K": 4, "Zipf exponent": skew, "most used slot": share}
+        row |= {"scan both": measure_forms(sizes, 128, 4, rounds, skew)["scan both"]} | chains(sizes, 128, 4, longest)
         rows.append(row)
         print(
-            f"Zipf {skew:g}: the most used slot takes {longest / TOKENS:.0%} of the tokens, grouped"
-            f" {1e3 * row['grouped both']:.1f} ms; dependent steps: dense {row['chain dense']}, slot by slot"
+            f"Zipf {skew:g}: the most used slot takes {share:.0%} of the tokens, scan"
+            f" {1e3 * row['scan both']:.1f} ms; dependent steps: dense {row['chain dense']}, slot by slot"
             f" {row['chain by slot']}, as one scan {row['chain scan']}",
             flush=True,
         )
     return rows
 
 
-def chains(num_slots: int, top_k: int, longest: int) -> dict[str, int]:
+def chains(sizes: Sizes, num_slots: int, top_k: int, longest: int) -> dict[str, int]:
     """Steps that must follow one another: chunks of a sequence, chunks of the longest run, blocks of the scan."""
-    length = chunked.default_chunk_length(torch.empty(1, TOKENS, WIDTH), num_slots)
-    _, line, _ = sparse._row_length(TOKENS * top_k, WIDTH)
+    length = chunked.default_chunk_length(torch.empty(1, sizes.tokens, sizes.width), num_slots)
+    _, line, _ = sparse._row_length(sizes.tokens * top_k, sizes.width)
     return {
-        "chain dense": -(-TOKENS // length),
+        "chain dense": -(-sizes.tokens // length),
         "chain by slot": -(-longest // sparse.CHUNK),
-        "chain scan": -(-TOKENS * top_k // line),
+        "chain scan": -(-sizes.tokens * top_k // line),
     }
 
 
-def decode_rows(repeats: int) -> list[dict]:
-    """Seconds of one step in place, batch 1, medians over windows of 500 steps; states take turns."""
-    shapes = [(m, 4) for m in (128, 512, 2048, 8192)] + [(512, k) for k in (1, 16, 64, 256)]
-    steps = {shape: decode(*shape) for shape in shapes}
-    times: dict[tuple, list[float]] = {shape: [] for shape in shapes}
-    for _ in range(repeats):
-        for shape, step in steps.items():
-            times[shape] += [t / 500 for t in seconds(lambda step=step: [step() for _ in range(500)], 1)]
-    rows = [{"M": m, "K": k, "seconds": statistics.median(t)} for (m, k), t in times.items()]
+def decode_rows(sizes: Sizes, rounds: int) -> list[dict]:
+    """Seconds of one step in place, batch 1; states take turns."""
+    took = medians({shape: decode(sizes, *shape) for shape in sizes.decode}, rounds, calls_a_time=sizes.steps)
+    rows = [{"M": m, "K": k, "seconds": seconds} for (m, k), seconds in took.items()]
     for row in rows:
         print(f"decode, M {row['M']:4}, K {row['K']:3}: {1e6 * row['seconds']:.1f} us a token", flush=True)
     return rows
 
 
-def decode(num_slots: int, top_k: int) -> Callable[[], object]:
-    (theta, phi, x), slots = inputs(num_slots, top_k)
-    theta, phi, slots, x = (v[:, 0].detach() for v in (theta, phi, slots, x))
-    state = torch.zeros(1, num_slots, WIDTH)
-    return lambda: fast.sparse_step_(theta, phi, slots, x, state, check_values=False)
+def decode(sizes: Sizes, num_slots: int, top_k: int) -> Callable[[], object]:
+    arguments = step_arguments(sizes, num_slots, top_k)
+    return lambda: fast.sparse_step_(*arguments, check_values=False)
 
 
-def training_rows(repeats: int) -> list[dict]:
+def step_arguments(sizes: Sizes, num_slots: int, top_k: int) -> list[torch.Tensor]:
+    token = inputs(sizes, num_slots, top_k).at(0)
+    return [token.theta, token.phi, token.slots, token.value, torch.zeros(1, num_slots, sizes.width)]
+
+
+def training_rows(sizes: Sizes, rounds: int) -> list[dict]:
     """Tokens per second of an optimiser step, dense and sparse mixer of equal M, on 16 windows of 256 bytes."""
-    windows = torch.randint(256, (16, 257), generator=torch.Generator().manual_seed(SEED))
+    batch, length = sizes.training
+    windows = torch.randint(256, (batch, length + 1), generator=torch.Generator().manual_seed(SEED))
     rows = []
     for num_slots in (128, 512):
-        steps = {m: training_step(m, windows, num_slots=num_slots, top_k=4) for m in ("fm", "fm-sparse")}
-        times: dict[str, list[float]] = {mixer: [] for mixer in steps}
-        for _ in range(repeats):
-            for mixer, step in steps.items():
-                times[mixer] += seconds(step, 1)
-        row = {"M": num_slots, "K": 4} | {mixer: 16 * 256 / statistics.median(t) for mixer, t in times.items()}
+        model = {**sizes.model, "num_slots": num_slots, "top_k": 4}
+        took = medians({mixer: training_step(mixer, windows, **model) for mixer in ("fm", "fm-sparse")}, rounds)
+        row = {"M": num_slots, "K": 4} | {mixer: batch * length / seconds for mixer, seconds in took.items()}
         print(
             f"training, M {num_slots}: fm {row['fm']:,.0f}, fm-sparse K = 4 {row['fm-sparse']:,.0f} tokens/s",
             flush=True,
@@ -214,15 +208,17 @@ def training_rows(repeats: int) -> list[dict]:
 
 
 def draw(result: dict, path: Path) -> None:
-    """How many times as fast grouped is as dense, over the share of slots that a token uses."""
-    import matplotlib.pyplot as plt
+    """How many times as fast the scan is as the dense form, over the share of slots that a token uses."""
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    slots = sorted({row["M"] for row in result["grid"]})
+    figure = Figure((9, 4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, what, title in zip(axes, ("forward", "both"), ("forward", "forward + backward"), strict=True):
-        for i, num_slots in enumerate(SLOTS):
+        for i, num_slots in enumerate(slots):
             rows = [row for row in result["grid"] if row["M"] == num_slots]
             share, saves = ([row["K"] / num_slots for row in rows], [row[f"saves {what}"] for row in rows])
-            grey = str(0.75 - 0.75 * i / (len(SLOTS) - 1))
+            grey = str(0.75 - 0.75 * i / (len(slots) - 1))
             axis.plot(share, saves, marker="osD^v"[i], color=grey, label=f"M = {num_slots}")
         axis.axhline(1, color="tab:red", linewidth=1)
         axis.set(xscale="log", yscale="log", xlabel="share of slots a token uses, K / M", title=title)
@@ -236,42 +232,45 @@ def draw(result: dict, path: Path) -> None:
     axes[0].text(1 / 512, 0.93, "as fast as dense", color="tab:red", va="top", fontsize=9)
     axes[1].legend(frameon=False)
     shares = [num_slots / top_k for num_slots, top_k in crossovers(result["grid"]).items()]
-    figure.suptitle(
-        "Touching few slots saves work. On two CPU cores the dense form wins\n"
-        f"from 1/{min(shares):.0f} of {SLOTS[0]} slots on, or from 1/{max(shares):.0f} of {SLOTS[-1]}"
-    )
+    finding = "Touching few slots saves work"
+    if shares:
+        finding += (
+            ". On two CPU cores the dense form wins\n"
+            f"from 1/{min(shares):.0f} of {slots[0]} slots on, or from 1/{max(shares):.0f} of {slots[-1]}"
+        )
+    figure.suptitle(finding)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5, help="rounds per figure; a figure is a median (default 5)")
-    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what was measured")
-    options = parser.parse_args()
-    path = RESULTS.with_name("sparse.json")
-    if not options.draw:
-        about = {**environment(), "seed": SEED, "B": 1, "T": TOKENS, "D": WIDTH, "repeats": options.repeats}
-        print(*(f"{name}: {value}" for name, value in about.items()), sep="\n")
-        result = {"about": about}
-        for name, rows in (
-            ("grid", grid_rows),
-            ("skew", skew_rows),
-            ("decode", decode_rows),
-            ("training", training_rows),
-        ):
-            result[name] = rows(options.repeats)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    result = json.loads(path.read_text(encoding="utf-8"))
-    print(findings(result))
-    print(table(result["grid"]))
+def measure(run: Run) -> dict:
+    sizes, rounds = TINY if run.tiny else FULL, 1 if run.tiny else run.options.rounds
+    result = {"about": frame.about(B=1, T=sizes.tokens, D=sizes.width, rounds=rounds)}
+    print(*(f"{name}: {value}" for name, value in result["about"].items()), sep="\n")
+    for name, rows in (("grid", grid_rows), ("skew", skew_rows), ("decode", decode_rows), ("training", training_rows)):
+        result[name] = rows(sizes, rounds)
     equal = ", ".join(f"{top_k:.1f} of {num_slots}" for num_slots, top_k in crossovers(result["grid"]).items())
     print(f"forward + backward, both forms take the same time at K = {equal}")
-    draw(result, path.with_name("crossover.png"))
-    print("written to docs/results: sparse.json, crossover.png")
+    return result
 
 
-if __name__ == "__main__":
-    main()
+def cases(tiny: bool) -> list[Case]:
+    """What a change of the sparse form is judged by: both forms at some M and K, uneven use, a step."""
+    sizes = TINY if tiny else FULL
+    found = []
+    for num_slots, top_k, skew in ((32, 8, 0.0), (128, 4, 0.0), (128, 4, 2.0), (128, 32, 0.0), (512, 4, 0.0)):
+        given = inputs(sizes, num_slots, top_k, skew)
+        constant = [v.detach() if torch.is_tensor(v) else v for v in given.arguments()]
+        for form, names in (("scan", ("scan", "grouped")), ("chunked", ("chunked",))):
+            what = f"{form}, K = {top_k} of {num_slots}{', uneven use' if skew else ''}"
+            for pass_, arguments in (("forward + backward", given.arguments()), ("forward", constant)):
+                found.append(Case(f"{what}, {pass_}", "sparse_factorization_memory", arguments, names))
+    for num_slots in (128, 8192):
+        arguments = step_arguments(sizes, num_slots, 4)
+        found.append(Case(f"decode, K = 4 of {num_slots}", "sparse_step_", arguments, calls=sizes.steps))
+    return found
+
+
+EXPERIMENT = Experiment(
+    "speed_sparse", measure, {"": findings, "grid": grid_table}, {"speed_sparse.png": draw},
+    options=options, cases=cases,
+)  # fmt: skip

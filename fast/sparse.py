@@ -63,7 +63,7 @@ def sparse_factorization_memory(
 def is_cheaper(slots_per_token: int, num_slots: int) -> bool:
     """Whether this form takes less time than the dense one over zeros, forward + backward on a CPU: "auto" asks.
 
-    Times are equal at about K = 5 of M = 32, 7 of 64, 13 of 128, 21 of 256, 37 of 512 (docs/results/sparse.json,
+    Times are equal at about K = 5 of M = 32, 7 of 64, 13 of 128, 21 of 256, 37 of 512 (docs/results/speed_sparse.json,
     between the K measured; two cores, T = 4096, D = 512): a pair costs as much as about 15 slots of the dense form.
     """
     return slots_per_token <= 2 + num_slots / 16

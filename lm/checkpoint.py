@@ -13,7 +13,6 @@ Every other file in the folder is the user's and is left alone.
 The trained models that come with the project are checkpoints as well, without the training and in half precision:
 
     lm/checkpoints/fm/model.safetensors, run.json
-    lm/checkpoints/length.png
 """
 
 import json

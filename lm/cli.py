@@ -1,4 +1,4 @@
-"""The command line: python -m lm demo | train | evaluate | generate."""
+"""The command line: python -m lm train | evaluate | generate | publish."""
 
 import argparse
 import dataclasses
@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 import fast
-from lm import checkpoint, demo, plots
+from lm import checkpoint, plots
 from lm.checkpoint import CheckpointError
 from lm.data import SPLITS, Corpus, DataError, Document, read_corpus, reference_lines
-from lm.evaluate import Buckets, bucket_edges, document_loss, file_windows, loss_sums, summarise, table
+from lm.evaluate import bucket_edges, document_loss, file_windows, loss_sums, summarise, table
 from lm.generate import Report, generate, printable
 from lm.model import OPTIONS, Config, LanguageModel, mixers_with
 from lm.train import Diverged, Settings, check_same, resume, train
@@ -64,7 +64,7 @@ class UsageError(Exception):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0, or 1 (diverged, or a check of the demo failed), 2 (unusable input) or 130 (Ctrl-C)."""
+    """Run one command; 0, or 1 (diverged), 2 (unusable input) or 130 (Ctrl-C)."""
     with _output():
         return _main(arguments)
 
@@ -72,9 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str] | None) -> int:
     args = _parser().parse_args(arguments)
     try:
-        code = args.run(args) or 0
+        args.run(args)
         sys.stdout.flush()  # here, so that a broken pipe shows while it can be dealt with
-        return code
+        return 0
     except (UsageError, DataError, CheckpointError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # the reader, head for one, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,23 +107,12 @@ def _complain(args: argparse.Namespace, message: object, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lm", description="A byte-level language model.")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="demo | train | evaluate | generate | publish"
-    )
-    _demo_options(commands.add_parser("demo", help="check, train, compare and draw, in about three minutes"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train | evaluate | generate | publish")
     _train_options(commands.add_parser("train", help="train a model, or go on with one"))
     _evaluate_options(commands.add_parser("evaluate", help="loss by position, in a table and a figure"))
     _generate_options(commands.add_parser("generate", help="text that follows a prompt"))
     _publish_options(commands.add_parser("publish", help="measure a model and put it among those that come along"))
     return parser
-
-
-def _demo_options(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_demo)
-    parser.add_argument("--seconds", type=float, default=60, help="training time a model (default: %(default)s)")
-    parser.add_argument("--out", default="out", help="folder for runs and figures (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and sample (default: 0)")
-    _text_option(parser)
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
@@ -225,14 +214,6 @@ def _in_flags(message: str, fields: list[str]) -> str:
     """
     renamed = {field: flag for field, flag in zip(fields, _flags(fields), strict=True) if flag != f"--{field}"}
     return re.sub(r"\w+", lambda word: renamed.get(word[0], word[0]), message)
-
-
-def _demo(args: argparse.Namespace) -> int:
-    with _usage_errors():
-        if not args.seconds > 0:
-            raise ValueError(f"seconds must be greater than 0, got {args.seconds}")
-        Settings(seed=args.seed)
-    return demo.demo(seconds=args.seconds, out=Path(args.out), seed=args.seed, text=args.text)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -362,7 +343,8 @@ def _publish(args: argparse.Namespace) -> None:
 
     final = checkpoint.publish(record, model, name, results, Path(args.folder))
     print(f"wrote {final}: {sum(file.stat().st_size for file in final.iterdir()) / 1e6:.2f} MB")
-    _draw_published(final.parent, args.context)
+    if final.parent == checkpoint.PUBLISHED:
+        print("python -m experiments length --draw puts it into the table and the figure of all")
 
 
 def license_text() -> bytes:
@@ -377,24 +359,6 @@ def license_text() -> bytes:
     if found is None:
         raise UsageError("the text of the LICENSE, which a published model reads, is neither in a clone nor installed")
     return found.encode()
-
-
-def _draw_published(folder: Path, context: int) -> None:
-    """folder/length.png: what was measured of the models there up to context, of those with the shortest windows."""
-    records = {name: checkpoint.read_record(folder / name) for name in checkpoint.published(folder)}
-    length = min(record["settings"]["length"] for record in records.values())
-    records = {
-        name: record for name, record in records.items()
-        if (record["settings"]["length"], record["results"]["carried"]["last"][-1]) == (length, context)
-    }  # fmt: skip
-    if not records:
-        return
-    carried, emptied = (
-        {name: Buckets(**record["results"][part]) for name, record in records.items()} for part in ("carried", "reset")
-    )
-    references = next(iter(records.values()))["results"]["references"]
-    plots.draw_lengths(carried, folder / "length.png", train_length=length, reset=emptied, references=references)
-    print(f"wrote {folder / 'length.png'}: {', '.join(records)}")
 
 
 def _generate(args: argparse.Namespace) -> None:

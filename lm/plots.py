@@ -36,11 +36,10 @@ TEXT = {"font.size": 13, "axes.titlesize": 15, "axes.titleweight": "bold", "axes
 
 
 @matplotlib.rc_context(TEXT)
-def draw_slots(activity: Activity, tokens: Tensor, path: str | Path, layer: int = 0, source: str = "") -> None:
+def draw_slots(activity: Activity, tokens: Tensor, path: str | Path, layer: int = 0) -> None:
     """Write weights of one layer as a heat map, slots × bytes, with the text under the axis.
 
-    activity: [1, T, M] each; tokens [T], of which about a hundred can be read. Slots are sorted by use. source: what
-    the file says it was drawn from.
+    activity: [1, T, M] each; tokens [T], of which about a hundred can be read. Slots are sorted by use.
     """
     theta = activity.theta[0].float().cpu().numpy()  # [T, M]
     order = np.argsort(-theta.sum(0), kind="stable")
@@ -60,7 +59,7 @@ def draw_slots(activity: Activity, tokens: Tensor, path: str | Path, layer: int 
         f"Layer {layer + 1}: a byte writes to about {effective_slots(theta):.1f} of {theta.shape[1]} slots; "
         f"half of all writing goes to {slots_for_half(theta)} of them"
     )
-    figure.savefig(path, metadata={"Source": source} if source else None)
+    figure.savefig(path)
 
 
 @matplotlib.rc_context(TEXT)

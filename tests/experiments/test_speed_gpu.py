@@ -6,16 +6,16 @@ import subprocess
 import sys
 import time
 import types
-from pathlib import Path
 
-import interruptible
 import pytest
 import torch
-from interruptible import BROKEN, Row
+
+from experiments import frame, interruptible
+from experiments.interruptible import BROKEN, Row
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-ROOT = Path(__file__).parents[2]
+from experiments import speed_gpu
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_every_row_is_written_before_the_next_begins(path):
 
 def test_a_write_that_is_cut_off_leaves_the_record_as_it_was(path, monkeypatch):
     before = path.read_text(encoding="utf-8")
-    monkeypatch.setattr(interruptible.os, "replace", lambda *_: fails())
+    monkeypatch.setattr(frame.os, "replace", lambda *_: fails())
     with pytest.raises(RuntimeError):
         interruptible.write(path, {"rows": []})
     with pytest.raises(TypeError):
@@ -129,8 +129,8 @@ def test_a_process_that_lost_the_gpu_measures_nothing_more(path):
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-import interruptible
-from interruptible import Row
+from experiments import interruptible
+from experiments.interruptible import Row
 
 def row(name, measure):
     return Row("speed", {"form": name}, measure)
@@ -155,8 +155,8 @@ sys.exit(interruptible.work(rows, Path(sys.argv[1]), 1e12, healthy=healthy))
 def test_another_process_goes_on_where_one_died(path):
     """And a row that never ends is stopped, the rest being listed."""
     started = time.monotonic()
-    command = [sys.executable, "-c", PROGRAM, str(path)]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-X", "utf8", "-c", PROGRAM, str(path)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(frame.ROOT), os.environ.get("PYTHONPATH", "")])
     assert interruptible.supervise(command, path, time.time() + 8, grace=1) == 0
     assert time.monotonic() - started < 60
     record = interruptible.read(path)
@@ -173,7 +173,10 @@ def test_another_process_goes_on_where_one_died(path):
 
 
 def test_a_process_that_does_nothing_is_not_started_for_ever(path):
-    assert interruptible.supervise([sys.executable, "-c", "raise SystemExit(2)"], path, time.time() + 60) == 2
+    assert (
+        interruptible.supervise([sys.executable, "-X", "utf8", "-c", "raise SystemExit(2)"], path, time.time() + 60)
+        == 2
+    )
 
 
 def test_resume_takes_up_what_is_missing_or_failed(path):
@@ -196,7 +199,7 @@ def test_resume_is_refused_where_the_numbers_would_not_belong_together(path, tmp
 
 
 def test_rows_come_in_order_of_worth():
-    rows = gpu.all_rows()
+    rows = speed_gpu.all_rows()
     assert len({row.key for row in rows}) == len(rows)
     parts = [row.part for row in rows]
     assert list(dict.fromkeys(parts)) == ["correctness", "rates", "decode", "speed", "sparse", "configurations"]
@@ -222,7 +225,7 @@ def test_goals_are_the_worst_of_what_was_measured():
     ]]  # fmt: skip
     rows += step_rows(1.0, 2.5)
     rows += [{"part": "rates", "what": "", "GB/s": 2000.0}, {"part": "decode", "form": "dense", "GB/s": 1000.0}]
-    found = {goal["what"]: (goal["measured"], goal["reached"]) for goal in gpu.goals(rows)}
+    found = {goal["what"]: (goal["measured"], goal["reached"]) for goal in speed_gpu.goals(rows)}
     assert found == {
         "time of fla chunk_gsa over ours, forward + backward": (None, None),
         "time of fla chunk_gla over ours, forward + backward": (0.5, False),
@@ -233,16 +236,16 @@ def test_goals_are_the_worst_of_what_was_measured():
 
 
 def test_the_fastest_blocks_are_named():
-    default, other = (str(tuple(blocks)) for blocks in gpu.triton_dense.CONFIGURATIONS[:2])
+    default, other = (str(tuple(blocks)) for blocks in speed_gpu.triton_dense.CONFIGURATIONS[:2])
     rows = [
         {"part": "configurations", "form": "dense", "blocks": default, "both ms": 3.0},
         {"part": "configurations", "form": "dense", "blocks": other, "both ms": 2.0},
-        {"part": "configurations", "form": "step", "blocks": str(tuple(gpu.triton_step.DEFAULT)), "ms": 1.0},
+        {"part": "configurations", "form": "step", "blocks": str(tuple(speed_gpu.triton_step.DEFAULT)), "ms": 1.0},
         {"part": "configurations", "form": "sparse", "blocks": "x", "failed": {}},
     ]
-    assert gpu.fastest(rows) == {
+    assert speed_gpu.fastest(rows) == {
         "dense": {"blocks": other, "ms": 2.0, "is the default": False},
-        "step": {"blocks": str(tuple(gpu.triton_step.DEFAULT)), "ms": 1.0, "is the default": True},
+        "step": {"blocks": str(tuple(speed_gpu.triton_step.DEFAULT)), "ms": 1.0, "is the default": True},
     }
 
 
@@ -250,7 +253,9 @@ def test_the_report_counts_what_is_wrong(path, capsys):
     def code(*rows: dict) -> int:
         rows = [{"part": "correctness", "what": "x", "seconds": 1.0} | row for row in rows]
         interruptible.write(path, interruptible.read(path) | {"rows": rows})
-        return gpu.report(path)
+        record = interruptible.read(path)
+        speed_gpu.report(record)
+        return len(speed_gpu.problems(record))
 
     failed = {"failed": {"exception": "no", "traceback": []}}
     assert code({"passed": True}, {"form": "flash attention", **failed}, {"absent": "no fla"}) == 0
@@ -263,7 +268,7 @@ def test_the_report_counts_what_is_wrong(path, capsys):
 @pytest.fixture
 def on_cpu(monkeypatch):
     for name, value in {"TINY": True, "DEVICE": "cpu", "SPEED_DTYPE": torch.float32}.items():
-        monkeypatch.setattr(gpu, name, value)
+        monkeypatch.setattr(speed_gpu, name, value)
 
 
 def stand_in(monkeypatch, module: str, **functions) -> None:
@@ -299,24 +304,24 @@ def test_what_it_is_compared_with_is_called_with_inputs_of_its_shapes(monkeypatc
     module = "mamba_ssm.ops.triton.selective_state_update"
     stand_in(monkeypatch, module, selective_state_update=selective_state_update)
     for form in ("fla chunk_gla", "fla chunk_gsa", "flash attention"):
-        assert gpu.speed(form, B, T, M, D).keys() == {"forward ms", "both ms"}
-    assert gpu.decode_of_mamba2(5, M, D).keys() == {"ms", "host ms", "GB/s"}
+        assert speed_gpu.speed(form, B, T, M, D).keys() == {"forward ms", "both ms"}
+    assert speed_gpu.decode_of_mamba2(5, M, D).keys() == {"ms", "host ms", "GB/s"}
 
 
 def test_what_is_not_installed_is_absent(monkeypatch, on_cpu):
     monkeypatch.setitem(sys.modules, "fla", None)
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
-    for row in (gpu.speed("fla chunk_gla", 1, 2, 3, 64), gpu.decode_of_mamba2(1, 3, 64)):
+    for row in (speed_gpu.speed("fla chunk_gla", 1, 2, 3, 64), speed_gpu.decode_of_mamba2(1, 3, 64)):
         assert row.keys() == {"absent"}
 
 
 def test_a_failure_of_the_device_is_noticed(monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(speed_gpu, "DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    assert gpu.healthy()
+    assert speed_gpu.healthy()
     monkeypatch.setattr(torch.cuda, "synchronize", fails)
-    assert not gpu.healthy()
+    assert not speed_gpu.healthy()
     assert "this process lost the GPU, a new one goes on: CUDA error: an illegal" in capsys.readouterr().out
 
 
@@ -337,20 +342,20 @@ def test_a_time_is_that_of_device_events(monkeypatch):
         def elapsed_time(self, end):
             return 100.0
 
-    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(speed_gpu, "DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: log.append("sleep"))
-    assert gpu.milliseconds([lambda: log.append("a"), lambda: log.append("b")], seconds=0.35) == 100
+    assert speed_gpu.milliseconds([lambda: log.append("a"), lambda: log.append("b")], seconds=0.35) == 100
     once = ["sleep", "event", None, "event"]
     assert log == ["a", "b", *(what or name for name in "aba" for what in once)]
 
 
 def tiny(tmp_path, *options: str, **environment: str) -> tuple[subprocess.CompletedProcess, dict]:
-    out = tmp_path / "gpu.json"
-    command = [sys.executable, gpu.__file__, "--tiny", "--out", str(out), *options]
-    variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run(command, capture_output=True, text=True, env=variables)
-    return done, json.loads(out.read_text(encoding="utf-8"))
+    out = tmp_path / "out"
+    command = [sys.executable, "-X", "utf8", "-m", "experiments", "speed_gpu", "--tiny", "--out", str(out), *options]
+    variables = os.environ | {"PYTHONPATH": str(frame.ROOT), "OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=variables, cwd=frame.ROOT)
+    return done, json.loads((out / "speed_gpu.json").read_text(encoding="utf-8"))
 
 
 def test_the_command_ends_in_time_and_needs_nothing_but_torch_triton_and_numpy(tmp_path):
@@ -362,7 +367,7 @@ def test_the_command_ends_in_time_and_needs_nothing_but_torch_triton_and_numpy(t
         "    sys.modules[name] = None\n",
         encoding="utf-8",
     )
-    done, record = tiny(tmp_path, "--minutes", "0.2", PYTHONPATH=f"{tmp_path / 'without'}{os.pathsep}{ROOT}")
+    done, record = tiny(tmp_path, "--minutes", "0.2", PYTHONPATH=f"{tmp_path / 'without'}{os.pathsep}{frame.ROOT}")
     assert done.returncode == 0, done.stdout + done.stderr
     rows, missing = record["rows"], record["not measured"]
     assert rows and missing and len(rows) + len(missing) > 70

@@ -10,8 +10,8 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 import triton
 import triton.language as tl
-from launches import dense, launches, sparse, step
 
+from experiments.launches import dense, launches, sparse, step
 from fast import triton_dense
 from fast.triton_sparse import _per_row
 

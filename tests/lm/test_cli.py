@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lm import checkpoint, cli, demo, train
+from lm import checkpoint, cli, train
 from lm.checkpoint import checkpoints, latest, read_record
 from lm.model import Config
 
@@ -122,7 +122,6 @@ def test_generate_prints_text_and_what_it_cost(runs, capsys):
 
 def test_help_names_every_option(capsys):
     options = {
-        "demo": ["--seconds", "--out", "--seed", "--text"],
         "train": [f"--{name}" for name in (*cli.MODEL_OPTIONS, *cli.SETTINGS_OPTIONS, "resume", "overwrite")],
         "evaluate": ["RUN", "--context", "--split", "--reset", "--per-file", "--out", "--text", "--device"],
         "generate": ["RUN", "--prompt", "--length", "--temperature", "--top-p", "--seed", "--device"],
@@ -181,8 +180,6 @@ def test_every_field_of_the_config_has_an_option():
         (["evaluate", "/nowhere"], "/nowhere: no checkpoint there"),
         (["evaluate", "x", "--context", "0"], "argument --context: must be at least 1, got 0"),
         (["generate", "/nowhere"], "/nowhere: no checkpoint there"),
-        (["demo", "--seconds", "0"], "seconds must be greater than 0"),
-        (["demo", "--text", "/nowhere"], "/nowhere: no such file or folder"),
         (["dance"], "invalid choice"),
         ([], "the following arguments are required"),
     ],
@@ -312,7 +309,6 @@ def test_a_text_that_moved_is_found_again(tmp_path, capsys):
         (["train", *SMALL, *SLOTS], "--out"),
         (["evaluate", "RUN", "--context", "8"], "--out"),
         (["publish", "RUN", "--context", "8"], "--folder"),
-        (["demo"], "--out"),
     ],
 )
 def test_what_cannot_be_written_is_found_before_the_work(runs, text, tmp_path, monkeypatch, capsys, command, option):
@@ -321,8 +317,6 @@ def test_what_cannot_be_written_is_found_before_the_work(runs, text, tmp_path, m
 
     monkeypatch.setattr(train, "update", worked)
     monkeypatch.setattr(cli, "loss_sums", worked)
-    monkeypatch.setattr(demo, "check_backends", worked)
-    monkeypatch.setattr(demo, "file_windows", lambda *_: (None, None))
     (tmp_path / "file").touch()
     command = [str(runs / "fm-sparse") if word == "RUN" else word for word in command]
     code, said = fails(capsys, *command, "--text", text, option, tmp_path / "file")
@@ -347,7 +341,7 @@ def test_a_fault_of_ours_keeps_its_traceback(text, tmp_path, monkeypatch):
 def python_m_lm(*arguments, **options) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-X", "utf8", "-m", "lm", *map(str, arguments)]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return subprocess.Popen(
         command, cwd=root, env=environment, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
@@ -372,74 +366,3 @@ def test_a_reader_that_leaves_early_is_no_error(runs):
         process.stdout.close()
         said = process.stderr.read()
     assert (process.returncode, said) == (0, "")
-
-
-def test_demo_runs_twice_and_says_what_it_measured(text, tmp_path, monkeypatch, capsys):
-    """A small one: the models, the shape of the check and the lengths are cut, nothing else."""
-    monkeypatch.setattr(checkpoint, "PUBLISHED", tmp_path / "models")
-    long = tmp_path / "long.txt"
-    long.write_bytes(Path(text).read_bytes() * 3)
-    for mixer, options in (("fm", SLOTS[:2]), ("fm-sparse", SLOTS), ("mamba2", HEADS), ("transformer", HEADS)):
-        run, where = str(tmp_path / mixer), ["--text", str(long), "--folder", str(tmp_path / "models")]
-        assert cli.main(["train", "--mixer", mixer, *SMALL, *options, "--text", text, "--out", run]) == 0
-        assert cli.main(["publish", run, "--context", "32", *where]) == 0
-    sizes = {"d_model": 16, "num_layers": 2, "num_slots": 4, "top_k": 2}
-    monkeypatch.setattr(demo, "Config", lambda mixer: Config.lenient(mixer, **sizes))
-    monkeypatch.setattr(demo, "SHAPE", {"B": 1, "T": 20, "M": 6, "K": 2, "D": 8})
-    monkeypatch.setattr(demo, "TIMES_LONGER", 1)
-    out = tmp_path / "out"
-    train_again = ["train", *SMALL, *SLOTS, "--text", text, "--out", str(out / "fm-sparse")]  # where it goes by default
-    assert cli.main(train_again) == 0
-    mine = read_record(latest(out / "fm-sparse"))
-    capsys.readouterr()
-    for _ in range(2):
-        assert cli.main(["demo", "--seconds", "0.1", "--text", str(long), "--out", str(out)]) == 0
-    said = capsys.readouterr()
-    for part in ("Python 3.", "bfloat16", "within tolerance", "Bits per byte by position", "goes on from", "held out"):
-        assert part in said.out
-    assert all(f"{name} by position" in said.err for name in demo.plots.NAMES.values())  # progress bars
-    result = json.loads((out / "demo.json").read_text(encoding="utf-8"))
-    assert read_record(latest(out / "demo"))["history"] == result["history"]
-    assert read_record(latest(out / "fm-sparse")) == mine
-    assert result["lengths"]["carried"].keys() == demo.plots.NAMES.keys()
-    assert {row["form"] for row in result["checks"]} == {"dense", "sparse"}
-    assert all((out / name).stat().st_size > 10_000 for name in ("slots.png", "slot_use.png", "length.png"))
-
-
-@pytest.mark.parametrize(
-    ("fault", "caught"),
-    [
-        (lambda v: v + 1e-4 * v.detach(), {"float32", "float64"}),  # values
-        (lambda v: 1.01 * v - 0.01 * v.detach(), {"float32", "float64"}),  # gradients
-        (lambda v: v * float("nan"), {"float32", "float64", "bfloat16", "float16"}),
-    ],
-)
-def test_the_demo_fails_when_a_backend_is_wrong(monkeypatch, capsys, fault, caught):
-    real = demo.fast.factorization_memory
-    monkeypatch.setattr(demo, "SHAPE", {"B": 1, "T": 20, "M": 6, "K": 2, "D": 8})
-    monkeypatch.setattr(demo.fast, "factorization_memory", lambda *args, **kw: [fault(v) for v in real(*args, **kw)])
-    rows = demo.check_backends()
-    assert {(row["form"], row["dtype"]) for row in rows if not row["passed"]} == {("dense", dtype) for dtype in caught}
-    assert f"{len(caught)} of {len(rows)} outside tolerance" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(demo.fast.triton_dense is None, reason="triton is not installed")
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_on_a_gpu_the_demo_checks_the_kernels_of_both_forms(monkeypatch, device):
-    """Interpreted here, where they are as right and take longer."""
-    computes = demo._computes
-    monkeypatch.setattr(demo, "SHAPE", {"B": 1, "T": 3, "M": 6, "K": 2, "D": 8})
-    monkeypatch.setattr(demo, "_computes", lambda *case: computes(*case[:3], device))
-    rows = [row for row in demo.check_backends() if row["backend"] == "triton"]
-    kernels = {(form, dtype) for form in ("dense", "sparse") for dtype in ("float32", "bfloat16", "float16")}
-    assert {(row["form"], row["dtype"]) for row in rows} == (kernels if device == "cuda" else set())
-    assert all(row["passed"] for row in rows)
-
-
-def test_the_verdict_is_the_measured_one():
-    def said(mean, low, high):
-        return demo.verdict(demo.Buckets([1], [1], [mean], [low], [high], 3, 3), ("fm-sparse", "transformer"), 1)
-
-    assert said(-0.2, -0.3, -0.1) == "at 1: FM (sparse) is ahead of Transformer by 0.100 to 0.300"
-    assert said(0.2, 0.1, 0.3) == "at 1: Transformer is ahead of FM (sparse) by 0.100 to 0.300"
-    assert said(0.1, -0.1, 0.3) == "at 1: no clear difference of FM (sparse) and Transformer (-0.100 to +0.300)"

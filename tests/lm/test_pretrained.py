@@ -97,7 +97,7 @@ def test_a_name_is_a_model_and_a_path_is_a_folder(folder, monkeypatch, capsys):
 
 def test_the_licence_is_the_same_text_in_a_clone_and_in_a_package(tmp_path, monkeypatch):
     want = cli.license_text()
-    assert want == (Path(__file__).parents[1] / "LICENSE").read_bytes().replace(b"\r\n", b"\n")
+    assert want == (Path(__file__).parents[2] / "LICENSE").read_bytes().replace(b"\r\n", b"\n")
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "lm" / "cli.py"))
     (tmp_path / "LICENSE").write_text("of some other package", encoding="utf-8")
     info = tmp_path / "factorization_memory-0.1.0.dist-info"

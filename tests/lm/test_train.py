@@ -365,7 +365,7 @@ def test_another_process_keeps_out_until_it_ends(corpus, tmp_path):
         "import pathlib, sys; from lm.checkpoint import claim\n"
         "with claim(pathlib.Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"mine\n"

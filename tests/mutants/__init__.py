@@ -1,7 +1,7 @@
 """Planted faults: one-line changes to the code, each of which the tests must notice.
 
-Run as `python tests/mutants/__init__.py [part of a name]`. Copies the project, applies one fault at a time, runs the tests
-that should catch it, and exits with 1 if one survives. A fault that survives means that a test is missing.
+Run as `python -m tests.mutants [part of a name]`. Copies the project, applies one fault at a time, runs the tests that
+should catch it, and exits with 1 if one survives. A fault that survives means that a test is missing.
 """
 
 import os
@@ -38,6 +38,7 @@ TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/fast/test_triton
 MAMBA2 = "fast/mamba2.py"
 GROUPED, PAIRS = "fast/sparse.py", f"{PARITY}[sparse-grouped]"
 PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-grouped]"
+FRAME = "tests/experiments/test_frame.py"
 LAYERS, LAYER_TESTS, PUBLISHED = "lm/layers.py", "tests/layers/test_layers.py", "tests/lm/test_pretrained.py"
 MODEL_TESTS = "tests/lm/test_model.py"
 
@@ -403,7 +404,8 @@ FAULTS = [
     ),
     *planted(
         "fast/mamba2.py", f"{LAYER_TESTS}::test_no_rows_and_no_tokens",
-        ("mamba2: no rows leave a size open", "view(batch * n, G, N, H // G * P)", "view(batch * n, G, N, -1)"),
+        ("mamba2: no rows leave a size open", "starts.reshape(batch * n, G, N, H // G * P)",
+         "starts.reshape(batch * n, G, N, -1)"),
     ),
     *planted(
         CHECKS, ERRORS,
@@ -485,8 +487,6 @@ FAULTS = [
     ),
     *planted(
         "fast/attention.py", "tests/fast/test_attention.py",
-        ("attention: a buffer written that queries still need", "keys, values, queries\n", "keys, values\n"),
-        ("attention: a buffer written that is mapped", " or checks.is_mapped(*inputs)", ""),
         ("attention: odd widths turned", "x.ndim < 3 or x.shape[-1] % 2", "x.ndim < 3"),
         ("attention: one position for all tokens", "positions.shape != x.shape[-3:-2]", "positions.ndim != 1"),
     ),
@@ -614,8 +614,9 @@ FAULTS = [
          "return x.new_empty(x.shape), x.new_empty(x.shape)"),
     ),
     *planted(
-        "tests/support/interruptible.py", "tests/experiments/test_speed_gpu.py",
-        ("gpu run: written in place", "    os.replace(part, path)\n", "    path.write_text(part.read_text())\n"),
+        "experiments/interruptible.py", "tests/experiments/test_speed_gpu.py",
+        ("gpu run: written in place", "frame.write(path, frame.text_of(record))",
+         'path.write_text(frame.text_of(record), encoding="utf-8")'),
         ("gpu run: written at the end", "        save(None)\n        say", "        say"),
         ("gpu run: a row that would not fit is begun", "if timed and needs > left:", "if False:"),
         ("gpu run: a row ends the run", "except Exception as error:  # a", "except ZeroDivisionError as error:  # a"),
@@ -627,7 +628,7 @@ FAULTS = [
         ("gpu run: estimates without work", "max(1.0, row.work / other.work)", "1.0"),
     ),
     *planted(
-        "tests/kernels.py", "tests/fast/test_triton_compile.py -k narrow",
+        "experiments/kernel_builds.py", "tests/fast/test_triton_compile.py -k narrow",
         ("kernels: products of sizes let through", "(operands & sizes and not operands & constants)", "False"),
         ("kernels: products of indices let through", "operands & indices or", "False or"),
     ),
@@ -778,7 +779,8 @@ FAULTS = [
          "            remove(final)\n        os.replace", "            return final\n        os.replace"),
     ),
     *planted(
-        "lm/checkpoint.py", "tests/lm/test_train.py -k 'process or reader or ours or order or full or removed or written'",
+        "lm/checkpoint.py",
+        "tests/lm/test_train.py -k 'process or reader or ours or order or full or removed or written'",
         ("run: a second writer is let in", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
         ("run: the lock is another process's file", "            _lock(file.fileno())\n",
          "            _lock(file.fileno())\n            if file.seek(0, 2): raise BlockingIOError\n"),
@@ -822,15 +824,65 @@ FAULTS = [
         ("evaluate: windows are drawn, not files", "draws @ count", "draws.sum(1, keepdims=True) * count.mean(0)"),
     ),
     *planted(
-        "experiments/demo.py", "tests/lm/test_cli.py -k kernels",
-        ("demo: sparse kernels not checked",
-         'return dtype != torch.float64 and device', 'return form == "dense" and dtype != torch.float64 and device'),
-        ("demo: a CPU interprets kernels", ' and device != "cpu"\n', "\n"),
-    ),
-    *planted(
-        "experiments/demo.py", "tests/lm/test_cli.py -k verdict",
+        "experiments/demo.py", "tests/experiments/test_demo.py -k verdict",
         ("demo: the worse is called ahead", "if difference.mean[k] < 0 else", "if difference.mean[k] > 0 else"),
         ("demo: a verdict without evidence", "if difference.low[k] < 0 < difference.high[k]:", "if False:"),
+    ),
+    *planted(
+        "experiments/agreement.py", "tests/experiments/test_agreement.py",
+        ("agreement: NaN agrees", "values <= tolerance and", "not values > tolerance and"),
+        ("agreement: NaN is passed over",
+         "float(torch.tensor(errors, dtype=torch.float64).max())", "max(0.0, *errors)"),
+        ("agreement: gradients are not looked at", " and gradients <= 10 * tolerance", ""),
+        ("agreement: a backend is left out", "if reason or not", 'if reason or backend == "grouped" or not'),
+        ("agreement: sparse kernels not checked",
+         "return dtype != torch.float64 and device", 'return form == "dense" and dtype != torch.float64 and device'),
+        ("agreement: a CPU interprets kernels", ' and device != "cpu"\n', "\n"),
+    ),
+    *planted(
+        "experiments/frame.py", FRAME,
+        ("frame: a tiny run changes pages",
+         "pages=not options.tiny and options.out is None", "pages=options.out is None"),
+        ("frame: a run that goes elsewhere changes pages",
+         "pages=not options.tiny and options.out is None", "pages=not options.tiny"),
+        ("frame: a result with problems is stored", "if not problems and run.keep:", "if run.keep:"),
+        ("frame: rows of another machine go on",
+         'return found if found["about"] == as_stored(empty["about"]) else empty', "return found"),
+        ("frame: rows are never gone on from", '== as_stored(empty["about"])', '== empty["about"]'),
+        ("frame: a half written file", "    os.replace(part, path)\n\n\ndef fingerprint", "\n\ndef fingerprint"),
+        ("frame: a figure may be of other numbers", "_mark_of(path) != fingerprint(result)", "_mark_of(path) is None"),
+        ("frame: a table may be of other numbers", ".strip() != table(result)", '.strip() == ""'),
+        ("frame: how a file is set out counts", "json.dumps(result, sort_keys=True)", "json.dumps(result)"),
+        ("frame: any page will do", "if len(found) != 1:", "if not found:"),
+        ("frame: a table that does not end",
+         'if not closing or "<!--" in table or opening in after:', "if not closing:"),
+        ("frame: skew the other way", "noise - skew *", "noise + skew *"),
+        ("frame: one rate for the whole batch",
+         "torch.randn(2, batch, tokens, 1, **on)", "torch.randn(2, 1, 1, 1, **on)"),
+        ("frame: the state in half precision", "self.state.detach().to(wide,", "self.state.detach().to(dtype,"),
+        ("frame: forms do not take turns",
+         "        for name, function in calls.items():\n            times[name] += seconds(partial(repeat, function))",
+         "        pass\n    for name, function in calls.items():\n"
+         "        times[name] += seconds(partial(repeat, function), rounds)"),
+        ("frame: needs a library at once", "import torch\nfrom torch", "import PIL  # noqa\nimport torch\nfrom torch"),
+    ),
+    *planted(
+        "experiments/compare.py", "tests/experiments/test_compare.py",
+        ("compare: upside down", "tuple(b / h for", "tuple(h / b for"),
+        ("compare: both sides are the base", 'Side(root) as here', 'Side(Path(folder) / "base") as here'),
+        ("compare: results may differ",
+         "if len(norms[0]) != len(norms[1]) or not norms[0].allclose(norms[1], rtol=SAME):", "if False:"),
+    ),
+    *planted(
+        "experiments/worker.py", "tests/experiments/test_compare.py",
+        ("worker: whichever fast there is", "if not Path(fast.__file__).resolve().is_relative_to(tree):", "if False:"),
+        ("worker: the first name alone",
+         'next(name for name in case["backends"] if name == "auto" or name in fast.backends())', 'case["backends"][0]'),
+    ),
+    *planted(
+        "experiments/length.py", "tests/experiments/test_demo.py",
+        ("length: a model on longer windows counts as equal",
+         "found = {name: model for name, model in result.items() if model[\"window\"] == shortest}", "found = result"),
     ),
 ]
 # fmt: on
@@ -897,7 +949,3 @@ def main() -> int:
     killed = outcomes.count("killed")
     print(f"{killed} of {len(faults)} faults killed")
     return 0 if killed == len(faults) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -30,8 +30,8 @@ def test_it_runs_and_its_exercises_can_be_solved(path):
 
 @every_notebook
 def test_what_is_stored_was_run_from_top_to_bottom(path):
-    run = [cell for cell in cells(path) if not run.tagged(cell, "check")]
-    assert [cell.execution_count for cell in run] == list(range(1, len(run) + 1)), "run `make notebooks`"
+    counts = [cell.execution_count for cell in cells(path) if not run.tagged(cell, "check")]
+    assert counts == list(range(1, len(counts) + 1)), "run `make notebooks`"
     errors = [cell.source for cell in cells(path) for out in cell.outputs if out.output_type == "error"]
     warnings = [out.text for cell in cells(path) for out in cell.outputs if out.get("name") == "stderr"]
     assert not errors and not warnings

@@ -6,7 +6,6 @@ on a GPU spoils all later calls of its process. The record always says what was 
 """
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -14,6 +13,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from experiments import frame
 
 BROKEN = 75  # how a process ends that can measure nothing more
 GRACE = 60  # seconds beyond the end before a row is stopped
@@ -39,10 +40,7 @@ def read(path: Path) -> dict:
 
 def write(path: Path, record: dict) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    frame.write(path, frame.text_of(record))
 
 
 def begin(path: Path, about: dict, resume: bool) -> None:

@@ -1,0 +1,82 @@
+"""Every experiment runs, and pages and figures show what is stored."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+import torch
+
+from experiments import EXPERIMENTS, frame, settings
+
+every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
+
+
+def find(name):
+    if name == "speed_gpu":
+        pytest.importorskip("triton", reason="triton is not installed")
+    return import_module(f"experiments.{name}").EXPERIMENT
+
+
+def documents() -> dict:
+    found = [frame.ROOT / "README.md", *(p for room in ("docs", "lm") for p in (frame.ROOT / room).rglob("*.[!p]*"))]
+    return {path: hashlib.sha256(path.read_bytes()).digest() for path in found if path.is_file()}
+
+
+@every_experiment
+def test_every_line_runs_tiny(name, tmp_path):
+    experiment, before = find(name), documents()
+    if name == "kernel_builds":
+        pytest.importorskip("triton", reason="triton is not installed")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-X", "utf8", "-m", "experiments", name, "--tiny", "--out", str(tmp_path)]
+    run = subprocess.run(command, cwd=frame.ROOT, env=environment, capture_output=True, encoding="utf-8")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert documents() == before
+    assert experiment.figures.keys() <= {path.name for path in tmp_path.iterdir()}
+    if experiment.load is None:
+        about = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["about"]
+        assert {"torch", "on", "threads", "seed"} <= about.keys()
+
+
+@every_experiment
+def test_its_record_bears_its_name(name):
+    assert find(name).name == name
+
+
+@every_experiment
+def test_pages_and_figures_show_what_is_stored(name):
+    """`python -m experiments NAME --draw` mends it."""
+    experiment = find(name)
+    if experiment.folder == frame.RESULTS and not (frame.RESULTS / f"{name}.json").exists():
+        assert name == "speed_gpu", "its result is gone"  # which no machine has measured yet
+    elif experiment.tables or experiment.figures:
+        assert not frame.stale(experiment)
+
+
+def test_pages_show_no_result_that_nothing_makes():
+    known = [f"{name}/{part}".rstrip("/") for name in EXPERIMENTS for part in find(name).tables]
+    assert sorted(frame.markers()) == sorted(known)
+
+
+def test_every_stored_result_is_an_experiments():
+    names = {path.stem for path in frame.RESULTS.glob("*.json")}
+    assert names <= EXPERIMENTS.keys()
+    figures = {figure for name in names for figure in find(name).figures}
+    assert {path.name for path in frame.RESULTS.glob("*.png")} == figures
+
+
+def test_all_settings_were_tried():
+    assert [row["change"] for row in frame.stored(settings.EXPERIMENT)["rows"]] == settings.VARIANTS
+
+
+def test_the_words_under_the_picture_of_the_slots_are_true():
+    result = frame.stored(find("slots"))
+    theta, tokens = torch.tensor(result["theta"]), torch.tensor(result["tokens"])
+    space = theta[tokens == ord(" ")].sum(0)
+    words = f"Runs of spaces go mostly to slot {int(space.argmax())}, "
+    assert space.max() > space.sum() / 2
+    assert any(words in page.read_text(encoding="utf-8") for page in frame.pages())
