@@ -206,15 +206,19 @@ def _measured(code) -> dict:
 def _narrow(ttir: str) -> dict[str, str]:
     """Where a size, or the index of a program or chunk, is multiplied in 32 bits, if at all: an offset would wrap.
 
-    A size times a constant is let through, and so is what is left of a division: the index of a block.
+    A size times a constant is let through, and so is the index of a block: what is left of a division, or the place on
+    one axis of several that is never widened. Times a size, that is caught all the same.
     """
     constants = set(re.findall(r"(%[\w#-]+) = arith\.constant", ttir))
     sizes, indices = set(re.findall(r"(%\w+): i32", ttir)), set()
+    several = len(set(re.findall(r"tt\.get_program_id (\w)", ttir))) > 1
+    widened = set(re.findall(r"arith\.extsi (%[\w#-]+) : i32", ttir))
     for line in ttir.splitlines():
         if not (found := re.match(r"\s*(%[\w#-]+) = (\S+) (.*?)(?: :| loc|$)", line)):
             continue
         name, operation, operands = found[1], found[2], set(re.findall(r"%[\w#-]+", found[3]))
-        if operation == "tt.get_program_id" or (operation == "arith.divsi" and operands & indices):
+        program = operation == "tt.get_program_id" and (name in widened or not several)
+        if program or (operation == "arith.divsi" and operands & indices):
             indices.add(name)
         elif operation in ("tt.splat", "tt.broadcast", "tt.expand_dims"):
             for kind in (sizes, indices):

@@ -70,6 +70,7 @@ def test_the_table_of_losses_says_how_a_variant_differs_and_what_was_not_measure
         (["--seconds", "nan"], "argument --seconds: must be greater than 0, got nan"),
         (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["--seed", "-1"], "seed must not be negative, got -1"),
+        (["--seed", str(2**63)], "seed must be below 2**63, got 9223372036854775808"),
         (["--text", "/nowhere"], "/nowhere: no such file or folder"),
     ],
 )

@@ -69,11 +69,11 @@ def test_measure_table_draw(toy, capsys):
 def test_what_is_stale_is_found_and_drawn_again_without_measuring(toy):
     assert main(["toy"]) == 0
     path = toy.results / "toy.json"
-    path.write_text(path.read_text(encoding="utf-8").replace("[3, 0]", "[9, 0]"))
+    path.write_text(path.read_text(encoding="utf-8").replace("[3, 0]", "[9, 0]"), encoding="utf-8")
     assert frame.stale(toy.EXPERIMENT) == ["toy/half in toys.md", "toy.png"]
     assert main(["toy", "--draw"]) == 0
     assert not frame.stale(toy.EXPERIMENT) and "| 4.5 |" in toy.page.read_text(encoding="utf-8") and toy.runs == 1
-    toy.page.write_text(toy.page.read_text(encoding="utf-8").replace("| 4.5 |", "| 4.6 |"))
+    toy.page.write_text(toy.page.read_text(encoding="utf-8").replace("| 4.5 |", "| 4.6 |"), encoding="utf-8")
     assert frame.stale(toy.EXPERIMENT) == ["toy/half in toys.md"]
     same = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(same, indent=3, sort_keys=True), encoding="utf-8")

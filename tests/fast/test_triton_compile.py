@@ -62,6 +62,10 @@ tt.func public @kernel(%p: !tt.ptr<f32>, %M: i32 {tt.divisibility = 16 : i32} lo
 """
 
 
+SECOND = "%8 = tt.get_program_id y : i32\n"
+CHUNK = SECOND + "%10 = arith.extsi %8 : i32 to i64\n"
+
+
 @pytest.mark.parametrize(
     "line, narrow",
     [
@@ -70,13 +74,17 @@ tt.func public @kernel(%p: !tt.ptr<f32>, %M: i32 {tt.divisibility = 16 : i32} lo
         ("%9 = arith.muli %0, %c16_i32 : i32", True),  # a program
         ("%9 = arith.muli %1, %c16_i32 : i32 loc(#loc3)", True),  # a chunk
         ("%9 = arith.muli %2, %c16_i32 : i32", False),  # a block
+        (SECOND + "%9 = arith.muli %0, %c16_i32 : i32", False),  # a block, on an axis of its own
+        (SECOND + "%9 = arith.muli %0, %M : i32", True),
+        (CHUNK + "%9 = arith.muli %8, %c16_i32 : i32", True),  # a chunk beside it
+        (CHUNK + "%9 = arith.muli %8, %M : i32", True),
         ("%9 = arith.muli %M, %c16_i32 : i32", False),
         ("%9 = arith.muli %7, %4 : i64", False),
         ("%9 = arith.addi %0, %M : i32", False),
     ],
 )
 def test_what_counts_as_a_narrow_product(line, narrow):
-    assert kernel_builds._narrow(SOURCE + line) == ({"narrow": line} if narrow else {})
+    assert kernel_builds._narrow(SOURCE + line) == ({"narrow": line.splitlines()[-1]} if narrow else {})
     row = {"kernel": "k", "configuration": "16", "variant": "ieee", "target": "sm_90", "default": True}
     said = kernel_builds.problem(
         row | {"registers": 1, "spilled": 0, "shared": 0} | kernel_builds._narrow(SOURCE + line)

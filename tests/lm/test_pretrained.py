@@ -53,7 +53,7 @@ def test_publishing_again_replaces(folder, text):
     (folder / "models" / ".small.part").mkdir()  # of a call that was killed
     assert cli.main(["publish", str(folder / "run"), "small", *where]) == 0
     assert checkpoint.read_record(checkpoint.find("small"))["results"]["carried"]["last"][-1] == 16
-    assert sorted(path.name for path in (folder / "models").iterdir()) == [".lock", "length.png", "small"]
+    assert sorted(path.name for path in (folder / "models").iterdir()) == [".lock", "small"]
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(folder, text, capsys):
