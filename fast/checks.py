@@ -113,11 +113,6 @@ def needs_grad(*inputs: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(v is not None and _inside(v).requires_grad for v in inputs)
 
 
-def is_mapped(*inputs: Tensor | None) -> bool:
-    """Whether torch.func.vmap has any of the inputs in hand."""
-    return any(v is not None and _inside(v) is not v for v in inputs)
-
-
 def has_tangent(value: Tensor) -> bool:
     """Whether a forward-mode derivative with respect to value is under way."""
     if forward_ad._current_level < 0:
