@@ -392,7 +392,8 @@ FAULTS = [
         ("tangents inside of vmap not looked for",
          "    value = _inside(value)\n    if forward_ad", "    if forward_ad"),
         ("graphs take tangents for none",
-         "    if forward_ad._current_level < 0:\n", "    if forward_ad._current_level < 0 or torch.compiler.is_compiling():\n"),
+         "    if forward_ad._current_level < 0:\n",
+         "    if forward_ad._current_level < 0 or torch.compiler.is_compiling():\n"),
     ),
     *planted(
         INIT, f"{OPERATORS} -k forward_mode",
@@ -412,7 +413,8 @@ FAULTS = [
         ("second derivative in torch's words",
          "_backward_op.register_autograd(checks.refuse_second_derivative)\n", ""),
         ("a graph for every short length",
-         "torch.sym_max(1, torch.sym_min(longest, x.shape[1]))", "min(longest, 1 << max(int(x.shape[1]) - 1, 0).bit_length())"),
+         "torch.sym_max(1, torch.sym_min(longest, x.shape[1]))",
+         "min(longest, 1 << max(int(x.shape[1]) - 1, 0).bit_length())"),
         ("a trace keeps a short length", "    if torch.jit.is_tracing():", "    if False:"),
     ),
     *planted(
