@@ -33,7 +33,7 @@ def state(name: str, value: Tensor, x: Tensor, letters: str, shape: tuple[int, .
 
 
 def slot_count(num_slots: int, slots_per_token: int) -> None:
-    if not isinstance(num_slots, int) or isinstance(num_slots, bool):
+    if not isinstance(num_slots, (int, torch.SymInt)) or isinstance(num_slots, bool):
         raise TypeError(f"num_slots must be an integer, got {type(num_slots).__name__}")
     if num_slots < 1:
         raise ValueError(f"num_slots must be at least 1, got {num_slots}")
