@@ -33,7 +33,7 @@ def state(name: str, value: Tensor, x: Tensor, letters: str, shape: tuple[int, .
 
 
 def slot_count(num_slots: int, slots_per_token: int) -> None:
-    if not isinstance(num_slots, int) or isinstance(num_slots, bool):
+    if not isinstance(num_slots, (int, torch.SymInt)) or isinstance(num_slots, bool):
         raise TypeError(f"num_slots must be an integer, got {type(num_slots).__name__}")
     if num_slots < 1:
         raise ValueError(f"num_slots must be at least 1, got {num_slots}")
@@ -111,11 +111,6 @@ def differentiable(**inputs: Tensor | None) -> None:
 def needs_grad(*inputs: Tensor | None) -> bool:
     """Whether a backward may follow."""
     return torch.is_grad_enabled() and any(v is not None and _inside(v).requires_grad for v in inputs)
-
-
-def is_mapped(*inputs: Tensor | None) -> bool:
-    """Whether torch.func.vmap has any of the inputs in hand."""
-    return any(v is not None and _inside(v) is not v for v in inputs)
 
 
 def has_tangent(value: Tensor) -> bool:
