@@ -1,0 +1,35 @@
+"""Faults planted in experiments/frame.py."""
+
+from tests.mutants.fault import FRAME, planted
+
+# fmt: off
+FAULTS = [
+    *planted(
+        "experiments/frame.py", FRAME,
+        ("frame: a tiny run changes pages",
+         "pages=not options.tiny and options.out is None", "pages=options.out is None"),
+        ("frame: a run that goes elsewhere changes pages",
+         "pages=not options.tiny and options.out is None", "pages=not options.tiny"),
+        ("frame: a result with problems is stored", "if not problems and run.keep:", "if run.keep:"),
+        ("frame: rows of another machine go on",
+         'return found if found["about"] == as_stored(empty["about"]) else empty', "return found"),
+        ("frame: rows are never gone on from", '== as_stored(empty["about"])', '== empty["about"]'),
+        ("frame: a half written file", "    os.replace(part, path)\n\n\ndef fingerprint", "\n\ndef fingerprint"),
+        ("frame: a figure may be of other numbers", "_mark_of(path) != fingerprint(result)", "_mark_of(path) is None"),
+        ("frame: a table may be of other numbers", ".strip() != table(result)", '.strip() == ""'),
+        ("frame: how a file is set out counts", "json.dumps(result, sort_keys=True)", "json.dumps(result)"),
+        ("frame: any page will do", "if len(found) != 1:", "if not found:"),
+        ("frame: a table that does not end",
+         'if not closing or "<!--" in table or opening in after:', "if not closing:"),
+        ("frame: skew the other way", "noise - skew *", "noise + skew *"),
+        ("frame: one rate for the whole batch",
+         "torch.randn(2, batch, tokens, 1, **on)", "torch.randn(2, 1, 1, 1, **on)"),
+        ("frame: the state in half precision", "self.state.detach().to(wide,", "self.state.detach().to(dtype,"),
+        ("frame: forms do not take turns",
+         "        for name, function in calls.items():\n            times[name] += seconds(partial(repeat, function))",
+         "        pass\n    for name, function in calls.items():\n"
+         "        times[name] += seconds(partial(repeat, function), rounds)"),
+        ("frame: needs a library at once", "import torch\nfrom torch", "import PIL  # noqa\nimport torch\nfrom torch"),
+    ),
+]
+# fmt: on

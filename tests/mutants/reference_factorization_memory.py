@@ -1,0 +1,29 @@
+"""Faults planted in reference/factorization_memory.py."""
+
+from tests.mutants.fault import LAWS, LOOP, PARITY, planted
+
+# fmt: off
+FAULTS = [
+    *planted(
+        LOOP, PARITY,
+        ("loop reads before it writes", "y = (read * state / rms)", "y = (read * (state - write * offer) / rms)"),
+    ),
+    *planted(
+        LOOP, f"{LAWS} -k loop",
+        ("loop adds without forgetting", "(1 - write) * state + write * offer", "state + write * offer"),
+    ),
+    *planted(
+        LOOP, PARITY,
+        ("loop forgets eps", "keepdim=True) + eps).sqrt()", "keepdim=True)).sqrt()"),
+    ),
+    *planted(
+        LOOP, f"{LAWS} -k loop",
+        ("loop norms over slots", "state.square().mean(-1, keepdim=True)", "state.square().mean(-2, keepdim=True)"),
+        ("sparse loop writes to the first slots",
+         "state[at], eps)  # (4), (5), (6) on K rows\n    return y, state.index_put(at,",
+         "state[at], eps)\n    return y, state.index_put((at[0], slots.sort(-1).values),"),
+        ("loop narrows float64",
+         "return state.to(torch.float64 if wide else torch.float32)", "return state.to(torch.float32)"),
+    ),
+]
+# fmt: on
