@@ -15,12 +15,13 @@ import fast
 import reference
 from experiments import frame
 from experiments.frame import Experiment, Inputs, Run
+from fast.backends import DENSE_BACKENDS, SPARSE_BACKENDS
 
 SHAPE, TINY = {"B": 1, "T": 1024, "M": 64, "K": 8, "D": 128}, {"B": 1, "T": 20, "M": 6, "K": 2, "D": 8}
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 FORMS = {  # the loop, the name of the fast function, what its `backend` may be
-    "dense": (reference.factorization_memory, "factorization_memory", fast.DENSE_BACKENDS),
-    "sparse": (reference.sparse_factorization_memory, "sparse_factorization_memory", fast.SPARSE_BACKENDS),
+    "dense": (reference.factorization_memory, "factorization_memory", DENSE_BACKENDS),
+    "sparse": (reference.sparse_factorization_memory, "sparse_factorization_memory", SPARSE_BACKENDS),
 }
 
 

@@ -78,7 +78,7 @@ def dense_builds(module: ModuleType) -> Iterator[Build]:
         constants |= {"SYMMETRIC": True}  # the larger of the two tiles
         warps = constants.pop("warps")
         for name in names(module):
-            yield Build("triton_dense", name, _text(blocks), variant, default, constants, warps, *how)
+            yield Build("dense", name, _text(blocks), variant, default, constants, warps, *how)
 
 
 def sparse_builds(module: ModuleType) -> Iterator[Build]:
@@ -88,7 +88,7 @@ def sparse_builds(module: ModuleType) -> Iterator[Build]:
         constants |= {"p_initial": None} if variant == "odd" else {}
         warps = constants.pop("warps")
         for name in names(module):
-            yield Build("triton_sparse", name, _text(blocks), variant, default, constants, warps, *how)
+            yield Build("sparse", name, _text(blocks), variant, default, constants, warps, *how)
 
 
 def step_builds(module: ModuleType) -> Iterator[Build]:
@@ -100,19 +100,19 @@ def step_builds(module: ModuleType) -> Iterator[Build]:
             constants |= {} if variant == "sparse" else {"p_slots": None}
             for name in names(module):
                 if name != "merge_kernel":
-                    yield Build("triton_step", name, _text(blocks), variant, default, constants, blocks.warps)
-    yield Build("triton_step", "merge_kernel", _text(module.MERGE.values()), "", True, module.MERGE, 4)
+                    yield Build("step", name, _text(blocks), variant, default, constants, blocks.warps)
+    yield Build("step", "merge_kernel", _text(module.MERGE.values()), "", True, module.MERGE, 4)
 
 
 def _text(blocks) -> str:
     return ", ".join(map(str, blocks))
 
 
-MODULES = {"triton_dense": dense_builds, "triton_sparse": sparse_builds, "triton_step": step_builds}
+MODULES = {"dense": dense_builds, "sparse": sparse_builds, "step": step_builds}
 
 
 def modules() -> dict[str, ModuleType]:
-    return {name: importlib.import_module(f"fast.{name}") for name in MODULES}
+    return {name: importlib.import_module(f"fast.kernels.{name}") for name in MODULES}
 
 
 def all_builds() -> list[Build]:
@@ -125,7 +125,7 @@ def compiled(build: Build, target: str) -> dict:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(importlib.import_module(f"fast.{build.module}"), build.kernel)
+    kernel = getattr(importlib.import_module(f"fast.kernels.{build.module}"), build.kernel)
     given = {p.name: build.constants[p.name] for p in kernel.params if p.is_constexpr or p.name in build.constants}
     signature = {name: "constexpr" if name in given else _type(name, build.dtype) for name in kernel.arg_names}
     kinds = "*i" if build.divisible else "*"

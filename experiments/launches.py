@@ -8,9 +8,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from fast import triton_dense, triton_sparse, triton_step
+from fast.kernels import dense as dense_kernels
+from fast.kernels import sparse as sparse_kernels
+from fast.kernels import step as step_kernels
 
-MODULES = (triton_dense, triton_sparse, triton_step)
+MODULES = (dense_kernels, sparse_kernels, step_kernels)
 EPS = 1e-6
 
 
@@ -62,35 +64,35 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def dense(batch: int, tokens: int, slots: int, width: int, dtype=torch.float32, blocks=triton_dense.DEFAULT) -> None:
+def dense(batch: int, tokens: int, slots: int, width: int, dtype=torch.float32, blocks=dense_kernels.DEFAULT) -> None:
     """Forward and backward."""
     theta, phi, x = empty(batch, tokens, slots), empty(batch, tokens, slots), empty(batch, tokens, width, dtype=dtype)
     initial, rest = empty(batch, slots, width), (EPS, "auto", *blocks)
-    forward, backward = triton_dense._forward_op._init_fn, triton_dense._backward_op._init_fn
+    forward, backward = dense_kernels._forward_op._init_fn, dense_kernels._backward_op._init_fn
     y, final, *saved = forward(theta, phi, x, initial, None, EPS, "auto", True, *blocks)
     backward(y, final, theta, phi, x, None, *saved, *rest)
 
 
 def sparse(
-    batch: int, tokens: int, slots: int, per_token: int, width: int, dtype=torch.float32, blocks=triton_sparse.DEFAULT,
+    batch: int, tokens: int, slots: int, per_token: int, width: int, dtype=torch.float32, blocks=sparse_kernels.DEFAULT,
     initial: bool = True,
 ) -> None:  # fmt: skip
     """Forward and backward."""
     gates = empty(batch, tokens, per_token)
     named, x = empty(batch, tokens, per_token, dtype=torch.int64), empty(batch, tokens, width, dtype=dtype)
     state = empty(batch, slots, width) if initial else None
-    forward, backward = triton_sparse._forward_op._init_fn, triton_sparse._backward_op._init_fn
+    forward, backward = sparse_kernels._forward_op._init_fn, sparse_kernels._backward_op._init_fn
     y, final, *saved = forward(gates, gates, named, x, slots, state, None, EPS, True, *blocks)
     backward(y, final, gates, gates, x, state, *saved, EPS, *blocks)
 
 
 def step(
-    batch: int, slots: int, per_token: int | None, width: int, dtype=torch.float32, blocks=triton_step.DEFAULT
+    batch: int, slots: int, per_token: int | None, width: int, dtype=torch.float32, blocks=step_kernels.DEFAULT
 ) -> None:
     """One step of the dense form, or of the sparse one if it is said how many slots a token names."""
     gates, x, state = empty(batch, per_token or slots), empty(batch, width, dtype=dtype), empty(batch, slots, width)
     if per_token is None:
-        triton_step._step_op._init_fn(gates, gates, x, state, EPS, *blocks)
+        step_kernels._step_op._init_fn(gates, gates, x, state, EPS, *blocks)
     else:
         named = empty(batch, per_token, dtype=torch.int64)
-        triton_step._step_op_._init_fn(gates, gates, named, x, state, EPS, *blocks)
+        step_kernels._step_op_._init_fn(gates, gates, named, x, state, EPS, *blocks)

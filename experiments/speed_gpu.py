@@ -34,7 +34,10 @@ import reference  # noqa: E402
 from experiments import frame, interruptible  # noqa: E402
 from experiments.frame import Experiment, Run, Unavailable, UsageError  # noqa: E402
 from experiments.interruptible import Row  # noqa: E402
-from fast import chunked, triton_dense, triton_sparse, triton_step  # noqa: E402
+from fast import packing  # noqa: E402
+from fast.kernels import dense as dense_kernels  # noqa: E402
+from fast.kernels import sparse as sparse_kernels  # noqa: E402
+from fast.kernels import step as step_kernels  # noqa: E402
 
 DEVICE = "cpu" if TINY else "cuda"
 SHAPES = [(1, 3, 5)] if TINY else [(8, 64, 1024), (4, 128, 1024), (16, 32, 512)]  # B, M, D
@@ -72,8 +75,8 @@ def inputs(form: str, batch: int, tokens: int, slots: int, top_k: int, width: in
 def memory(form: str, slots: int, function: Callable | None = None, **options) -> Callable:
     """A form as a function of `inputs`; by default its kernels."""
     if form == "dense":
-        return partial(function or triton_dense.factorization_memory, **options)
-    function = partial(function or triton_sparse.sparse_factorization_memory, check_values=False, **options)
+        return partial(function or dense_kernels.factorization_memory, **options)
+    function = partial(function or sparse_kernels.sparse_factorization_memory, check_values=False, **options)
     return lambda theta, phi, x, chosen, state=None, **more: function(theta, phi, chosen, x, slots, state, **more)
 
 
@@ -112,7 +115,7 @@ def against_float64(
     slots, top_k, width = sizes or SPARSE[0][1:]
     truth = partial(fast.factorization_memory, backend="chunked")
     if form == "sparse":
-        truth = partial(fast.sparse_factorization_memory, backend="grouped")
+        truth = partial(fast.sparse_factorization_memory, backend="scan")
     worst = 0.0
     for tokens in lengths:
         values = inputs(form, 2, tokens, slots, top_k, width, dtype=dtype, on="cpu", state=True)
@@ -134,7 +137,7 @@ def steps_against_float64(dtype=torch.float32, sizes: tuple = (19, 4, 37), **opt
         given = [theta, phi, *chosen, x, state]
         exact = [v.double() if v.is_floating_point() else v for v in given]
         want = getattr(reference, name.removesuffix("_"))(*exact)
-        got = getattr(triton_step, name)(*(v.to(DEVICE, copy=True) for v in given), **options)
+        got = getattr(step_kernels, name)(*(v.to(DEVICE, copy=True) for v in given), **options)
         worst = max(worst, *map(relative, got, want))
     return verdict(worst, TOLERANCES[dtype])
 
@@ -311,7 +314,7 @@ def decode(form: str, batch: int, slots: int, top_k: int, width: int, **options)
     """One step in place for all sequences; GB/s counts every number of the state in use once in and once out."""
     theta, phi, x, *chosen = (v[:, 0] for v in inputs(form, batch, 1, slots, top_k, width, dtype=SPEED_DTYPE))
     states = [torch.zeros(batch, slots, width, device=DEVICE) for _ in range(2)]
-    function = triton_step.sparse_step_ if chosen else triton_step.step_
+    function = step_kernels.sparse_step_ if chosen else step_kernels.step_
     steps = [partial(function, theta, phi, *chosen, x, state, **options) for state in states]
     took, used = milliseconds(steps), top_k if chosen else slots
     return {"ms": took, "host ms": host_milliseconds(steps[0]), "GB/s": 8e-6 * batch * used * width / took}
@@ -343,7 +346,7 @@ def speed(form: str, batch: int, tokens: int, slots: int, width: int) -> dict:
         call = partial(fast.factorization_memory, backend=form)
         return timed(lambda seed: inputs(*sizes, dtype=SPEED_DTYPE, seed=seed), call)
     if form == "triton, float32":
-        return timed(lambda seed: inputs(*sizes, seed=seed), triton_dense.factorization_memory)
+        return timed(lambda seed: inputs(*sizes, seed=seed), dense_kernels.factorization_memory)
     heads = max(1, width // 64)
 
     def random(seed: int, *shapes: tuple) -> list[Tensor]:
@@ -373,9 +376,9 @@ def speed(form: str, batch: int, tokens: int, slots: int, width: int) -> dict:
 
 def sparse_speed(form: str, batch: int, tokens: int, slots: int, top_k: int, width: int, **options) -> dict:
     """The sparse kernels, or the dense ones over zeros."""
-    function = triton_sparse.sparse_factorization_memory
+    function = sparse_kernels.sparse_factorization_memory
     if form == "dense over zeros":
-        function = partial(chunked.over_zeros, triton_dense.factorization_memory, eps=1e-6)
+        function = partial(packing.over_zeros, dense_kernels.factorization_memory, eps=1e-6)
     sizes = "sparse", batch, tokens, slots, top_k, width
     return timed(
         lambda seed: inputs(*sizes, dtype=SPEED_DTYPE, seed=seed), memory("sparse", slots, function, **options)
@@ -401,9 +404,9 @@ def correctness_rows() -> list[Row]:
         ]
     for form in ("dense", "sparse"):
         short = {"lengths": CHECKED[-1:] if TINY else [257]}
-        plain = "chunked" if form == "dense" else "grouped"
+        plain = "chunked" if form == "dense" else "scan"
         function = fast.factorization_memory if form == "dense" else fast.sparse_factorization_memory
-        configurations = (triton_dense if form == "dense" else triton_sparse).CONFIGURATIONS[1:]
+        configurations = (dense_kernels if form == "dense" else sparse_kernels).CONFIGURATIONS[1:]
         rows += [
             row(f"{form}, same input, same bits", same_bits, form),
             row(f"{form}, a sequence alone, same bits", alone, form),
@@ -413,7 +416,7 @@ def correctness_rows() -> list[Row]:
             row(f"{form}, torch", against_float64, form, function=partial(function, backend=plain), **short),
             *(row(f"{form}, blocks {tuple(b)}", against_float64, form, blocks=b, **short) for b in configurations),
         ]
-    rows += [row(f"steps, blocks {tuple(b)}", steps_against_float64, blocks=b) for b in triton_step.CONFIGURATIONS[1:]]
+    rows += [row(f"steps, blocks {tuple(b)}", steps_against_float64, blocks=b) for b in step_kernels.CONFIGURATIONS[1:]]
     rows.append(row(f"steps, M, K, D = {ones}", steps_against_float64, sizes=ones))
     if not TINY:
         for form in ("dense", "sparse"):
@@ -472,14 +475,14 @@ def configuration_rows() -> list[Row]:
     def row(form: str, blocks: tuple, measure: Callable) -> Row:
         return Row("configurations", {"form": form, "blocks": str(tuple(blocks))}, measure, f"configurations {form}")
 
-    for blocks in triton_dense.CONFIGURATIONS:
+    for blocks in dense_kernels.CONFIGURATIONS:
         make = lambda seed: inputs(*sizes, dtype=SPEED_DTYPE, seed=seed)  # noqa: E731
         rows.append(row("dense", blocks, partial(timed, make, memory("dense", slots, blocks=blocks))))
-    for blocks in triton_sparse.CONFIGURATIONS:
+    for blocks in sparse_kernels.CONFIGURATIONS:
         B, M, K, D = SPARSE[0]
         rows.append(row("sparse", blocks, partial(sparse_speed, "sparse", B, tokens, M, K, D, blocks=blocks)))
     many = batch if TINY else 32 * batch
-    for blocks in triton_step.CONFIGURATIONS:
+    for blocks in step_kernels.CONFIGURATIONS:
         rows.append(row("step", blocks, partial(decode, "dense", many, slots, 1, width, blocks=blocks)))
         rows.append(row("sparse step", blocks, partial(decode, "sparse", many, slots, 3, width, blocks=blocks)))
     return rows
@@ -554,7 +557,7 @@ def fastest(rows: list[dict]) -> dict[str, dict]:
         if row["form"] not in found or took < found[row["form"]]["ms"]:
             found[row["form"]] = {"blocks": row["blocks"], "ms": took}
     for form, best in found.items():
-        module = {"dense": triton_dense, "sparse": triton_sparse}.get(form, triton_step)
+        module = {"dense": dense_kernels, "sparse": sparse_kernels}.get(form, step_kernels)
         best["is the default"] = best["blocks"] == str(tuple(module.DEFAULT))
     return found
 

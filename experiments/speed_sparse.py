@@ -17,9 +17,10 @@ from experiments import frame
 from experiments.compare import Case
 from experiments.frame import SEED, Experiment, Inputs, Run, forward, forward_backward, medians, router_inputs
 from experiments.speed_dense import SMALL_MODEL, options, training_step
-from fast import chunked, sparse
+from fast import chunked, scan
+from fast.backends import scan_is_cheaper
 
-BACKENDS = {"scan": "grouped", "chunked": "chunked"}  # the forms that are timed, and what `backend` calls them
+BACKENDS = {"scan": "scan", "chunked": "chunked"}  # the forms that are timed, and what `backend` calls them
 
 
 class Sizes(NamedTuple):
@@ -62,7 +63,7 @@ def grid_rows(sizes: Sizes, rounds: int) -> list[dict]:
     for num_slots in sizes.slots:
         for top_k in per_token(num_slots):
             row = {"M": num_slots, "K": top_k} | measure_forms(sizes, num_slots, top_k, rounds)
-            auto = "scan" if sparse.is_cheaper(top_k, num_slots) else "chunked"
+            auto = "scan" if scan_is_cheaper(top_k, num_slots) else "chunked"
             best = min(row[f"{form} both"] for form in BACKENDS)
             row |= {"auto": auto, "auto behind": row[f"{auto} both"] / best - 1}
             row |= {f"saves {w}": row[f"chunked {w}"] / row[f"scan {w}"] for w in ("forward", "both")}
@@ -163,10 +164,10 @@ def skew_rows(sizes: Sizes, rounds: int) -> list[dict]:
 def chains(sizes: Sizes, num_slots: int, top_k: int, longest: int) -> dict[str, int]:
     """Steps that must follow one another: chunks of a sequence, chunks of the longest run, blocks of the scan."""
     length = chunked.default_chunk_length(torch.empty(1, sizes.tokens, sizes.width), num_slots)
-    _, line, _ = sparse._row_length(sizes.tokens * top_k, sizes.width)
+    _, line, _ = scan._row_length(sizes.tokens * top_k, sizes.width)
     return {
         "chain dense": -(-sizes.tokens // length),
-        "chain by slot": -(-longest // sparse.CHUNK),
+        "chain by slot": -(-longest // scan.CHUNK),
         "chain scan": -(-sizes.tokens * top_k // line),
     }
 
@@ -260,7 +261,7 @@ def cases(tiny: bool) -> list[Case]:
     for num_slots, top_k, skew in ((32, 8, 0.0), (128, 4, 0.0), (128, 4, 2.0), (128, 32, 0.0), (512, 4, 0.0)):
         given = inputs(sizes, num_slots, top_k, skew)
         constant = [v.detach() if torch.is_tensor(v) else v for v in given.arguments()]
-        for form, names in (("scan", ("scan", "grouped")), ("chunked", ("chunked",))):
+        for form, names in (("scan", ("scan", "scan")), ("chunked", ("chunked",))):
             what = f"{form}, K = {top_k} of {num_slots}{', uneven use' if skew else ''}"
             for pass_, arguments in (("forward + backward", given.arguments()), ("forward", constant)):
                 found.append(Case(f"{what}, {pass_}", "sparse_factorization_memory", arguments, names))

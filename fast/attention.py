@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast import checks
+from fast import validation
 
 # The turned keys and the values of the tokens so far, [2, B, H, room, P], and how many of the positions are theirs.
 # Plain data, so that torch.save, torch.load and torch.export take it as it is.
@@ -114,9 +114,9 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    checks.floating("q", q, q, "B T H P")
-    checks.floating("k", k, q, "B T H P", q.shape, first="q")
-    checks.floating("v", v, q, "B T H P", q.shape, first="q")
+    validation.floating("q", q, q, "B T H P")
+    validation.floating("k", k, q, "B T H P", q.shape, first="q")
+    validation.floating("v", v, q, "B T H P", q.shape, first="q")
     if q.shape[-1] % 2:
         raise ValueError(f"q must have an even P, got {q.shape[-1]}")
 

@@ -18,7 +18,7 @@ width.    tokens [g, C, .]   theta, phi [g, C, M]   states [r, n, M, D]   inner 
 """
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast import checks
+from fast import operators, packing
+from fast.operators import in_given_dtypes
 
 SEGMENT_NUMBERS = 1 << 22  # states and tiles of one segment of chunks: bounds its temporaries
 
@@ -49,7 +50,7 @@ def factorization_memory(
              [1.]]]), tensor([[[5.]]]))
     """
     inputs = (theta, phi, x, initial_state)
-    save = checks.needs_grad(*inputs)
+    save = operators.needs_grad(*inputs)
     length = chunk_length or default_chunk_length(x, theta.shape[-1])
     y, final_state, *_ = _forward_op(*inputs, cu_seqlens, eps, length, save)
     return y, final_state
@@ -71,30 +72,7 @@ def sparse_factorization_memory(
     """The sparse form as the dense one over zeros: right for any K, no cheaper than K = M."""
     dense = partial(factorization_memory, chunk_length=chunk_length)
     inputs = theta, phi, slots, x, num_slots, initial_state
-    return over_zeros(dense, *inputs, eps=eps, cu_seqlens=cu_seqlens, check_values=check_values)
-
-
-def over_zeros(
-    dense: Callable, theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, num_slots: int,
-    initial_state: Tensor | None, *, check_values: bool, **options,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The sparse form by a function that computes the dense one."""
-    slots = _checked_slots(slots, num_slots, check_values)
-    theta, phi = (v.new_zeros(*x.shape[:2], num_slots).scatter(-1, slots, v) for v in (theta, phi))
-    return dense(theta, phi, x, initial_state, **options)
-
-
-@torch.library.custom_op("factorization_memory::checked_slots", mutates_args=())
-def _checked_slots(slots: Tensor, num_slots: int, check_values: bool) -> Tensor:
-    """slots as int64. An operator, so that torch.compile can keep a check that reads values."""
-    if check_values:
-        checks.slot_values(slots, num_slots)
-    return slots.to(torch.int64, copy=True)
-
-
-@_checked_slots.register_fake
-def _(slots, num_slots, check_values):
-    return torch.empty_like(slots, dtype=torch.int64)
+    return packing.over_zeros(dense, *inputs, eps=eps, cu_seqlens=cu_seqlens, check_values=check_values)
 
 
 def default_chunk_length(x: Tensor, slots: int) -> int:
@@ -340,7 +318,7 @@ class _Chunks:
     def __init__(self, x: Tensor, slots: int, cu_seqlens: Tensor | None, length: int):
         self.rows, self.tokens, width = x.shape
         self.length, self.tile = length, 1 << (length - 1).bit_length()
-        bounds = [0, self.tokens] if cu_seqlens is None else checks.bounds(cu_seqlens, self.tokens)
+        bounds = [0, self.tokens] if cu_seqlens is None else packing.bounds(cu_seqlens, self.tokens)
         counts = [-(-(end - begin) // length) for begin, end in pairwise(bounds)]
         self.count = sum(counts)
         self.index = None if cu_seqlens is None else _positions(bounds, counts, length).to(x.device)
@@ -436,19 +414,8 @@ def _gradients(dy, dfinal, theta, phi, x, *_):
     return tuple(v.new_empty(v.shape) for v in (theta, phi, x, dfinal))
 
 
-def _as_given(operator: Callable) -> Callable:
-    """The operator in the dtypes it was given, also under torch.autocast."""
-
-    @wraps(operator)
-    def run(first: Tensor, *rest):
-        with torch.autocast(first.device.type, enabled=False):
-            return operator(first, *rest)
-
-    return run
-
-
 @torch.library.custom_op("factorization_memory::chunked", mutates_args=())
-@_as_given
+@in_given_dtypes
 def _forward_op(
     theta: Tensor, phi: Tensor, x: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None,
     eps: float, length: int, save: bool,
@@ -480,7 +447,7 @@ def _forward_op(
 
 
 @torch.library.custom_op("factorization_memory::chunked_backward", mutates_args=())
-@_as_given
+@in_given_dtypes
 def _backward_op(
     dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, x: Tensor, cu_seqlens: Tensor | None,
     states: Tensor, start: Tensor, norms: Tensor, gram: Tensor, eps: float, length: int,
@@ -510,21 +477,15 @@ def _by_sequence(state: Tensor, chunks: _Chunks) -> Tensor:
 def _setup(ctx, inputs, output) -> None:
     theta, phi, x, initial_state, cu_seqlens, eps, length, _ = inputs
     ctx.save_for_backward(theta, phi, x, cu_seqlens, *output[2:])
-    ctx.rest = eps, length, initial_state is not None and initial_state.dtype, output[1].shape
-    ctx.set_materialize_grads(False)  # or zeros as large as all that is saved would come beside dy and dfinal
+    ctx.rest = eps, length, initial_state is not None and initial_state.dtype, (output[1].shape, output[1].dtype)
 
 
-def _backward(ctx, dy, dfinal, *_):
-    checks.differentiable(dy=dy, dfinal=dfinal)
+def _backward(ctx, dy, dfinal):
     theta, phi, x, cu_seqlens, *saved = ctx.saved_tensors
-    eps, length, dtype, shape = ctx.rest
-    dy = torch.zeros_like(x) if dy is None else dy
-    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal
+    eps, length, dtype, final = ctx.rest
+    dy, dfinal = operators.asked_for(dy, dfinal, x, final)
     *grads, dinitial = _backward_op(dy, dfinal, theta, phi, x, cu_seqlens, *saved, eps, length)
     return *grads, dinitial.to(dtype) if dtype else None, None, None, None, None
 
 
-_forward_op.register_fake(_outputs)
-_backward_op.register_fake(_gradients)
-_forward_op.register_autograd(_backward, setup_context=_setup)
-_backward_op.register_autograd(checks.refuse_second_derivative)
+operators.register(_forward_op, _backward_op, _outputs, _gradients, _setup, _backward)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast import checks
+from fast import validation
 
 
 def mamba2(
@@ -142,18 +142,18 @@ def _wide(*values: Tensor) -> torch.dtype:
 
 def _check(lead: str, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> None:
     """lead: the letters of a shape before a token's own, B or B T."""
-    checks.floating("x", x, x, f"{lead} H P")
+    validation.floating("x", x, x, f"{lead} H P")
     *tokens, heads, _ = x.shape
-    checks.floating("dt", dt, x, f"{lead} H", (*tokens, heads))
-    checks.floating("A", A, x, "H", (heads,))
-    checks.floating("B", B, x, f"{lead} G N", tokens)
-    checks.floating("C", C, x, f"{lead} G N", B.shape)
+    validation.floating("dt", dt, x, f"{lead} H", (*tokens, heads))
+    validation.floating("A", A, x, "H", (heads,))
+    validation.floating("B", B, x, f"{lead} G N", tokens)
+    validation.floating("C", C, x, f"{lead} G N", B.shape)
     if D is not None:
-        checks.floating("D", D, x, "H", (heads,))
+        validation.floating("D", D, x, "H", (heads,))
     groups = B.shape[-2]
     if groups < 1 or heads % groups:
         raise ValueError(f"B must have a G that divides the {heads} heads of x, got {groups}")
 
 
 def _check_state(name: str, state: Tensor, x: Tensor, B: Tensor) -> None:
-    checks.state(name, state, x, "B H N P", (x.shape[0], x.shape[-2], B.shape[-1], x.shape[-1]))
+    validation.state(name, state, x, "B H N P", (x.shape[0], x.shape[-2], B.shape[-1], x.shape[-1]))

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 import fast
 from fast.attention import Cache, cached_attention, cached_attention_, empty_cache
+from fast.backends import DENSE_BACKENDS, SPARSE_BACKENDS
 from fast.mamba2 import mamba2, mamba2_step_
+from fast.validation import one_of
 
 State = tuple[Tensor, Tensor]  # of a recurrent mixer: memory, tail
 
@@ -121,8 +123,8 @@ class FactorizationMemory(RecurrentMixer):
             raise ValueError(f"top_k must be None or lie in [1, num_slots = {num_slots}], got {top_k!r}")
         if not isinstance(gate, bool):
             raise ValueError(f"gate must be True or False, got {gate!r}")
-        fast.checks.one_of("rates", rates, ("token", "slot"))
-        fast.checks.one_of("backend", backend, fast.DENSE_BACKENDS if top_k is None else fast.SPARSE_BACKENDS)
+        one_of("rates", rates, ("token", "slot"))
+        one_of("backend", backend, DENSE_BACKENDS if top_k is None else SPARSE_BACKENDS)
         self.d_model, self.num_slots, self.slot_width = d_model, num_slots, slot_width
         self.top_k, self.temperature, self.backend, self.eps = top_k, temperature, backend, eps
         self.router_noise, self.balance = router_noise, balance
@@ -332,7 +334,7 @@ class ShortConvolution(nn.Module):
             return x, tail
         x = torch.cat([tail, x], 1)
         # torch.compile does not know a jvp of our own, so that forward mode goes through torch's operators.
-        forward_mode = any(map(fast.checks.has_tangent, (x, self.weight)))
+        forward_mode = any(map(fast.validation.has_tangent, (x, self.weight)))
         y = (_Convolve.forward if forward_mode else _Convolve.apply)(x, self.weight)
         return y, x[:, x.shape[1] - tail.shape[1] :]
 

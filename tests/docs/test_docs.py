@@ -31,7 +31,7 @@ def test_equations_quote_the_code(code, target):
     assert wanted in text, f"{target} no longer holds {code!r}"
 
 
-@pytest.mark.parametrize("file", ["reference/factorization_memory.py", "fast/triton_step.py"])
+@pytest.mark.parametrize("file", ["reference/factorization_memory.py", "fast/kernels/step.py"])
 def test_every_equation_of_the_loop_and_of_the_step_kernel_is_in_the_table(file):
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     marked = [line.split("  # (")[0].strip() for line in lines if re.search(r"  # \(\d\)$", line)]

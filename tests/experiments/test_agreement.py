@@ -24,7 +24,7 @@ def test_a_wrong_form_is_outside_tolerance(monkeypatch, capsys, fault, caught):
     assert len(agreement.problems({"rows": rows})) == len(caught)
 
 
-@pytest.mark.skipif(agreement.fast.triton_dense is None, reason="triton is not installed")
+@pytest.mark.skipif(agreement.fast.kernels.dense is None, reason="triton is not installed")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_on_a_gpu_the_kernels_of_both_forms_are_checked(monkeypatch, device):
     """Interpreted here, where they are as right and take longer."""

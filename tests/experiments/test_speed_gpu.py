@@ -236,16 +236,16 @@ def test_goals_are_the_worst_of_what_was_measured():
 
 
 def test_the_fastest_blocks_are_named():
-    default, other = (str(tuple(blocks)) for blocks in speed_gpu.triton_dense.CONFIGURATIONS[:2])
+    default, other = (str(tuple(blocks)) for blocks in speed_gpu.dense_kernels.CONFIGURATIONS[:2])
     rows = [
         {"part": "configurations", "form": "dense", "blocks": default, "both ms": 3.0},
         {"part": "configurations", "form": "dense", "blocks": other, "both ms": 2.0},
-        {"part": "configurations", "form": "step", "blocks": str(tuple(speed_gpu.triton_step.DEFAULT)), "ms": 1.0},
+        {"part": "configurations", "form": "step", "blocks": str(tuple(speed_gpu.step_kernels.DEFAULT)), "ms": 1.0},
         {"part": "configurations", "form": "sparse", "blocks": "x", "failed": {}},
     ]
     assert speed_gpu.fastest(rows) == {
         "dense": {"blocks": other, "ms": 2.0, "is the default": False},
-        "step": {"blocks": str(tuple(speed_gpu.triton_step.DEFAULT)), "ms": 1.0, "is the default": True},
+        "step": {"blocks": str(tuple(speed_gpu.step_kernels.DEFAULT)), "ms": 1.0, "is the default": True},
     }
 
 

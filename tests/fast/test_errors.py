@@ -7,7 +7,7 @@ import torch
 
 import fast
 import reference
-from fast import checks
+from fast import validation
 
 B, T, M, D, K = 2, 3, 5, 4, 2
 
@@ -216,12 +216,12 @@ def test_shapes_can_be_told_without_values(function):
 
 def test_a_tensor_says_where_it_is_wrong():
     with pytest.raises(ValueError, match=re.escape("got [1, 1] at [1, 0]")):
-        checks.slot_values(torch.tensor([[[0, 1]], [[1, 1]]]), 2)
+        validation.slot_values(torch.tensor([[[0, 1]], [[1, 1]]]), 2)
 
 
 def test_a_duplicate_need_not_be_a_neighbour():
     with pytest.raises(ValueError, match=re.escape("got [2, 0, 2] at [0, 0]")):
-        checks.slot_values(torch.tensor([[[2, 0, 2]]]), 3)
+        validation.slot_values(torch.tensor([[[2, 0, 2]]]), 3)
     with pytest.raises(ValueError, match="slots must differ"):
         reference.sparse_step(*torch.rand(2, 1, 3), torch.tensor([[2, 0, 2]]), torch.rand(1, D), torch.rand(1, 3, D))
 

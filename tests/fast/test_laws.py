@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import fast
 import reference
-from fast import chunked, sparse
+from fast import chunked, scan
 from tests.support.cases import DENSE, LOOPS, SPARSE, cases, check, loop, sizes, steps, tolerance, whole, within
 
 WIDE = (torch.float64,)
@@ -51,11 +51,11 @@ def test_neither_chunk_length_nor_segment_size_matters(case, run, draw):
         check(case, lambda case: case.call(chunked, chunk_length=length))
 
 
-@law(("sparse", "grouped"))
+@law(("sparse", "scan"))
 def test_neither_chunks_nor_lines_nor_blocks_matter(case, run, draw):
     sizes = {"CHUNK": st.integers(1, 20), "LINE_CHUNKS": st.integers(1, 5), "PART_PAIRS": st.integers(1, 200)}
     sizes["BLOCK_NUMBERS"] = st.integers(1, 3000)
-    with patch.multiple(sparse, **{name: draw(size) for name, size in sizes.items()}):
+    with patch.multiple(scan, **{name: draw(size) for name, size in sizes.items()}):
         check(case, run)
 
 

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fast
 import reference
-from fast import chunked, sparse
+from fast import chunked, packing, scan
+from fast.backends import dense_kernels, sparse_form, sparse_kernels
 from tests.support.cases import DENSE, SPARSE, cases, whole
 
 NAMES = ["theta", "phi", "x", "initial_state"]
@@ -87,11 +88,11 @@ def test_opcheck_of_the_sparse_form(save, cu_seqlens):
     packing = cu_seqlens and torch.tensor(cu_seqlens)
     theta, phi, x, state = floating
     arguments = (theta, phi, slots, x, 5, state, packing)
-    opcheck(OPERATORS.grouped, (*arguments, 1e-6, save))
+    opcheck(OPERATORS.scan, (*arguments, 1e-6, save))
     if save:
         arguments = [v.detach() if isinstance(v, torch.Tensor) else v for v in arguments]
-        y, final, *saved = OPERATORS.grouped(*arguments, 1e-6, save)
-        opcheck(OPERATORS.grouped_backward, (y, final, *arguments, *saved, 1e-6))
+        y, final, *saved = OPERATORS.scan(*arguments, 1e-6, save)
+        opcheck(OPERATORS.scan_backward, (y, final, *arguments, *saved, 1e-6))
 
 
 def test_opcheck_of_slots():
@@ -406,7 +407,7 @@ def test_forward_may_be_mapped(form, backend):
 @every_backend
 def test_nan_in_nan_out(form, backend, position):
     """From its token on, in its own sequence alone. It may also reach earlier tokens of its chunk, which are near in
-    time but for the grouped form, whose chunks follow slots: there, any of its row."""
+    time but for the scan, whose chunks follow slots: there, any of its row."""
     floating, slots = inputs(form, T=150)
     floating = [v.detach().clone() for v in floating]
     if position < 3:
@@ -416,7 +417,7 @@ def test_nan_in_nan_out(form, backend, position):
     floating[0].clamp_(max=0.9)
     y, state = function(form, slots, backend=backend)(*floating)
     assert y[0, 100].isnan().all() and y[1].isfinite().all() and state[1].isfinite().all()
-    assert position == 3 or backend == "grouped" or y[0, :64].isfinite().all()
+    assert position == 3 or backend == "scan" or y[0, :64].isfinite().all()
     if position != 1:
         touched = [[]] if form == "dense" else slots[0, 100]
         assert state[0, touched].isnan().all()
@@ -429,13 +430,13 @@ def test_nan_stays_in_its_row_where_rows_are_several_lines(row):
     floating, slots = inputs("sparse", T=150)
     floating = [v.detach().clone() for v in floating]
     floating[3][row] = torch.nan
-    with patch.object(sparse, "LINE_CHUNKS", 4):
-        for v in results(function("sparse", slots, backend="grouped"), floating):
+    with patch.object(scan, "LINE_CHUNKS", 4):
+        for v in results(function("sparse", slots, backend="scan"), floating):
             assert v[row].isnan().any() and v[1 - row].isfinite().all()
 
 
 @pytest.mark.parametrize(
-    "form, backend, states", [("dense", "chunked", 2 * 1024 // 32 * 16), ("sparse", "grouped", 2 * 1024 * 3 // 16)]
+    "form, backend, states", [("dense", "chunked", 2 * 1024 // 32 * 16), ("sparse", "scan", 2 * 1024 * 3 // 16)]
 )
 def test_what_is_saved_grows_with_chunks_not_with_tokens(form, backend, states):
     """Beside the inputs: a state per chunk, and inner products, which do not depend on the width of a slot."""
@@ -454,11 +455,11 @@ def test_what_is_saved_grows_with_chunks_not_with_tokens(form, backend, states):
 
 
 def largest(form: str, B: int, T: int, M: int, D: int, K: int) -> int:
-    """Numbers of the largest tensor that one pass of the grouped form makes."""
+    """Numbers of the largest tensor that one pass of the scan makes."""
     (theta, phi, x, state), slots = inputs("sparse", B=B, T=T, M=M, D=D, K=K)
-    operator = sparse._forward_op if form == "forward" else sparse._backward_op
+    operator = scan._forward_op if form == "forward" else scan._backward_op
     arguments = [v.detach() if isinstance(v, torch.Tensor) else v for v in (theta, phi, slots, x, M, state, None)]
-    y, final, *saved = sparse._forward_op(*arguments, 1e-6, True)
+    y, final, *saved = scan._forward_op(*arguments, 1e-6, True)
     rest = (*arguments, 1e-6, True) if form == "forward" else (y, final, *arguments, *saved, 1e-6)
     with Largest() as seen:
         operator._init_fn(*rest)
@@ -466,26 +467,26 @@ def largest(form: str, B: int, T: int, M: int, D: int, K: int) -> int:
 
 
 @pytest.mark.parametrize("form", ["forward", "backward"])
-def test_the_grouped_form_allocates_nothing_of_the_size_of_all_slots_of_all_tokens(form):
+def test_the_scan_allocates_nothing_of_the_size_of_all_slots_of_all_tokens(form):
     """No tensor has B T M numbers, let alone D times as many."""
     B, T, M, D, K = 2, 600, 1000, 2, 3
     assert B * M * D <= largest(form, B, T, M, D, K) < B * T * K * 32 < B * T * M / 4
 
 
 @pytest.mark.parametrize("form", ["forward", "backward"])
-def test_blocks_and_parts_bound_what_the_grouped_form_works_on(form):
+def test_blocks_and_parts_bound_what_the_scan_works_on(form):
     """No tensor has D numbers, nor a row of decays, for each of the B T K pairs: x is the largest."""
-    with patch.multiple(sparse, BLOCK_NUMBERS=2048, PART_PAIRS=512):
+    with patch.multiple(scan, BLOCK_NUMBERS=2048, PART_PAIRS=512):
         assert largest(form, B=2, T=600, M=16, D=16, K=8) == 2 * 600 * 16
 
 
 @pytest.mark.parametrize("width", [1, 64, 512, 100_000])
 @pytest.mark.parametrize("pairs", [0, 1, 16, 17, 2050, 100_000])
 def test_lines_and_blocks_are_no_larger_than_asked_for(pairs, width):
-    row, line, block = sparse._row_length(pairs, width)
-    assert 0 <= row - pairs < max(row // line, 1) * sparse.CHUNK
-    assert row % line == block % line == line % sparse.CHUNK == 0 and line in (row, block, sparse.CHUNK)
-    assert line <= sparse.LINE_CHUNKS * sparse.CHUNK and block <= max(sparse.BLOCK_NUMBERS / width, sparse.CHUNK)
+    row, line, block = scan._row_length(pairs, width)
+    assert 0 <= row - pairs < max(row // line, 1) * scan.CHUNK
+    assert row % line == block % line == line % scan.CHUNK == 0 and line in (row, block, scan.CHUNK)
+    assert line <= scan.LINE_CHUNKS * scan.CHUNK and block <= max(scan.BLOCK_NUMBERS / width, scan.CHUNK)
 
 
 class Largest(TorchDispatchMode):
@@ -504,7 +505,7 @@ class Largest(TorchDispatchMode):
 @every_backend
 def test_nothing_is_saved_without_gradients(form, backend):
     floating, slots = inputs(form)
-    module = {"chunked": chunked, "grouped": sparse}[backend]
+    module = {"chunked": chunked, "scan": scan}[backend]
     with torch.no_grad(), patch.object(module, "_forward_op", wraps=module._forward_op) as operator:
         function(form, slots, backend=backend)(*floating)
         _, _, *saved = operator(*operator.call_args.args)
@@ -546,29 +547,29 @@ def test_nothing_is_saved_of_tokens_that_are_not_there(length):
 @pytest.mark.parametrize(
     "on_gpu, dtype, per_token, chosen",
     [
-        (False, torch.float32, 4, "grouped"),
+        (False, torch.float32, 4, "scan"),
         (False, torch.float32, 16, "dense"),
         (True, torch.float32, 4, "triton"),
-        (True, torch.float64, 4, "grouped"),
+        (True, torch.float64, 4, "scan"),
         (True, torch.float32, 16, "dense triton"),
     ],
 )
 def test_auto_takes_the_form_that_fits(monkeypatch, on_gpu, dtype, per_token, chosen):
-    if fast.triton_sparse is None and "triton" in chosen:
+    if sparse_kernels is None and "triton" in chosen:
         pytest.skip("triton is not installed")
     monkeypatch.setattr(torch.Tensor, "is_cuda", on_gpu)
-    form = fast._sparse_form("auto", per_token, 32, torch.zeros(1, dtype=dtype), None)
+    form = sparse_form("auto", per_token, 32, torch.zeros(1, dtype=dtype), None)
     if chosen == "dense triton":
-        assert form.func is chunked.over_zeros and form.args == (fast.triton_dense.factorization_memory,)
+        assert form.func is packing.over_zeros and form.args == (dense_kernels.factorization_memory,)
     else:
-        module = {"grouped": sparse, "dense": chunked, "triton": fast.triton_sparse}[chosen]
+        module = {"scan": scan, "dense": chunked, "triton": sparse_kernels}[chosen]
         assert form is module.sparse_factorization_memory
 
 
 def test_the_dense_form_over_zeros_is_the_sparse_one():
     floating, slots = inputs("sparse")
     arguments = (*floating[:2], slots, floating[2], floating[3].shape[1], floating[3])
-    got = chunked.over_zeros(fast.factorization_memory, *arguments, eps=1e-6, cu_seqlens=None, check_values=True)
+    got = packing.over_zeros(fast.factorization_memory, *arguments, eps=1e-6, cu_seqlens=None, check_values=True)
     for a, b in zip(got, chunked.sparse_factorization_memory(*arguments), strict=True):
         assert torch.equal(a, b)
 

@@ -156,7 +156,7 @@ def test_every_field_of_the_config_has_an_option():
         (["train", "--mixer", "mamba2", "--no-gate"], "--no-gate is for"),
         (["train", "--slots", "4", "--top-k", "5"], "--top-k must be None or lie in [1, --slots = 4], got 5"),
         (["train", "--tau", "0"], "--tau must be positive and finite, got 0.0"),
-        (["train", "--mixer", "fm", "--backend", "grouped"], "backend must be one of 'auto', 'chunked', 'triton', got"),
+        (["train", "--mixer", "fm", "--backend", "scan"], "backend must be one of 'auto', 'chunked', 'triton', got"),
         (["train", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["train", "--steps", "0"], "steps must be at least 1, got 0"),
         (["train", "--lr", "nan"], "lr must be greater than 0, got nan"),

@@ -1,11 +1,11 @@
 """Faults planted in fast/chunked.py."""
 
-from tests.mutants.fault import CHUNKED, CHUNKS, LAWS, NUMERICS, OPERATORS, PACKED, PARITY, planted
+from tests.mutants.fault import CHUNKS, LAWS, NUMERICS, OPERATORS, PACKED, PARITY, planted
 
 # fmt: off
 FAULTS = [
     *planted(
-        CHUNKED, PARITY,
+        "fast/chunked.py", PARITY,
         ("decay left out of reach", "        above *= lower\n", ""),
         ("decay left out of write", "        below *= upper\n", ""),
         ("upper decay taken a token too early", "above[:, -1:].clone()", "above[:, :1].clone()"),
@@ -27,13 +27,6 @@ FAULTS = [
         ("decay of |h|^2 not squared", "    keep.square_()\n", ""),
         ("|h|^2 starts at 0 in every chunk",
          "    norms[:, 0] = torch.linalg.vector_norm(entering, dim=-1).square_()\n", ""),
-    ),
-    *planted(
-        CHUNKED, NUMERICS,
-        ("|h|^2 may be negative", "return norms.clamp_(min=0)", "return norms"),
-    ),
-    *planted(
-        CHUNKED, PARITY,
         ("norm before the token, not after", "(norms[:, 1:] / width)", "(norms[:, :-1] / width)"),
         ("sum of squares, not their mean", "(norms[:, 1:] / width)", "(norms[:, 1:] / 1)"),
         ("eps forgotten", ".add_(eps).rsqrt_()", ".rsqrt_()"),
@@ -71,9 +64,16 @@ FAULTS = [
         ("<L, x> not decayed",
          "torch.addcmul(injected, lower, level.upper.view(*lower.shape[:2], 1, 1, -1), out=lower)",
          "torch.add(injected, lower, out=lower)"),
+        ("initial state ignored", "        final.copy_(initial_state)\n", "        final.zero_()\n"),
+        ("state never wider than float32", "dtype = torch.float64 if wide else torch.float32", "dtype = torch.float32"),
+        ("gradient of the state in the wrong dtype", "dinitial.to(dtype) if dtype", "dinitial.half() if dtype"),
     ),
     *planted(
-        CHUNKED, CHUNKS,
+        "fast/chunked.py", NUMERICS,
+        ("|h|^2 may be negative", "return norms.clamp_(min=0)", "return norms"),
+    ),
+    *planted(
+        "fast/chunked.py", CHUNKS,
         ("gradient of the state in the state's place", "leaving[:, -1] = adjoint", "leaving[:, 0] = adjoint"),
         ("segments forget the state",
          "        if begin == 0:\n            state = source[chunks.starts[0][0], rows]",
@@ -82,23 +82,20 @@ FAULTS = [
         ("segments of the backward run forwards", "in reversed(chunks.segments()):", "in chunks.segments():"),
         ("a row lost between segments", "range(0, self.rows, together)", "range(0, self.rows, together + 1)"),
         ("states of the last segment cut off", "min(c + step, self.count)", "min(c + step, self.count - 1)"),
-    ),
-    *planted(
-        CHUNKED, f"{PARITY} {CHUNKS}",
-        ("last chunk of a length that does not divide T lost",
-         "-(-(end - begin) // length)", "max(1, (end - begin) // length)"),
-    ),
-    *planted(
-        CHUNKED, CHUNKS,
         ("chunk of odd length not padded to a power of two",
          "self.length, self.tile = length, 1 << (length - 1).bit_length()", "self.length, self.tile = length, length"),
     ),
     *planted(
-        CHUNKED, f"{LAWS} -k chunked",
+        "fast/chunked.py", f"{PARITY} {CHUNKS}",
+        ("last chunk of a length that does not divide T lost",
+         "-(-(end - begin) // length)", "max(1, (end - begin) // length)"),
+    ),
+    *planted(
+        "fast/chunked.py", f"{LAWS} -k chunked",
         ("strided inputs taken as views", "self.tile).contiguous()", "self.tile)"),
     ),
     *planted(
-        CHUNKED, PACKED,
+        "fast/chunked.py", PACKED,
         ("absent tokens of packed sequences are read", ".masked_fill_((index < 0)[:, None], 0)", ""),
         ("a packed sequence ends a token late", "p.masked_fill(p >= end, -1)", "p.masked_fill(p > end, -1)"),
         ("next packed sequence goes on from the last",
@@ -109,20 +106,15 @@ FAULTS = [
          "zip(present, [None, *present], strict=False)", "zip(present, [None] * len(present), strict=False)"),
     ),
     *planted(
-        CHUNKED, f"{PACKED} {CHUNKS}",
+        "fast/chunked.py", f"{PACKED} {CHUNKS}",
         ("edges counted from the segment", "if begin + c in edges:", "if c in edges:"),
     ),
     *planted(
-        CHUNKED, f"{OPERATORS} {PACKED}",
+        "fast/chunked.py", f"{OPERATORS} {PACKED}",
         ("places of chunks not needed left unwritten", "        v[:, chunks.count :] = 0  #", "        pass  #"),
     ),
     *planted(
-        CHUNKED, PARITY,
-        ("initial state ignored", "        final.copy_(initial_state)\n", "        final.zero_()\n"),
-        ("state never wider than float32", "dtype = torch.float64 if wide else torch.float32", "dtype = torch.float32"),
-    ),
-    *planted(
-        CHUNKED, OPERATORS,
+        "fast/chunked.py", OPERATORS,
         ("theta written in the caller's place",
          "reach, write, levels, w = 1 - theta, theta.clone(), [], 1",
          "reach, write, levels, w = 1 - theta, theta, [], 1"),
@@ -130,32 +122,13 @@ FAULTS = [
          "sequences, chunks = batch, -(-tokens // length)", "sequences, chunks = batch, tokens"),
         ("saved without gradients", "chunks if save else 0, *shape", "chunks, *shape"),
         ("chunk of one token everywhere", "torch.sym_min(longest, x.shape[1])", "torch.sym_min(1, x.shape[1])"),
-        ("autocast reaches inside", "enabled=False", "enabled=torch.is_autocast_enabled(first.device.type)"),
-    ),
-    *planted(
-        CHUNKED, PARITY,
-        ("gradient of the state in the wrong dtype", "dinitial.to(dtype) if dtype", "dinitial.half() if dtype"),
-    ),
-    *planted(
-        CHUNKED, OPERATORS,
-        ("no gradient of y alone", "    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal\n", ""),
-    ),
-    *planted(
-        CHUNKED, PARITY,
-        ("sparse weights in the wrong slots", ".scatter(-1, slots, v)", ".scatter(-1, slots.sort(-1).values, v)"),
-    ),
-    *planted(
-        CHUNKED, OPERATORS,
-        ("tangents of dy let through", "    checks.differentiable(dy=dy, dfinal=dfinal)\n", ""),
-        ("second derivative in torch's words",
-         "_backward_op.register_autograd(checks.refuse_second_derivative)\n", ""),
         ("a graph for every short length",
          "torch.sym_max(1, torch.sym_min(longest, x.shape[1]))",
          "min(longest, 1 << max(int(x.shape[1]) - 1, 0).bit_length())"),
         ("a trace keeps a short length", "    if torch.jit.is_tracing():", "    if False:"),
     ),
     *planted(
-        CHUNKED, f"{CHUNKS} {OPERATORS}",
+        "fast/chunked.py", f"{CHUNKS} {OPERATORS}",
         ("norms of missing tokens are not the last one",
          "norms[:, last], F.pad(gram", "_pad_time(norms, self.tile + 1), F.pad(gram"),
     ),

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 CHUNKED, LOOP, LOOP_CHECKS, INIT, CHECKS, TRITON, TRITON_STEP = (
-    "fast/chunked.py", "reference/factorization_memory.py", "reference/checks.py", "fast/__init__.py", "fast/checks.py",
-    "fast/triton_dense.py", "fast/triton_step.py",
+    "fast/chunked.py", "reference/factorization_memory.py", "reference/checks.py", "fast/__init__.py", "fast/validation.py",
+    "fast/kernels/dense.py", "fast/kernels/step.py",
 )  # fmt: skip
 
 LAWS, OPERATORS, NUMERICS, ERRORS = (
@@ -14,14 +14,14 @@ PARITY = f"{LAWS}::test_equals_the_loop"
 CHUNKS = f"{LAWS}::test_neither_chunk_length_nor_segment_size_matters"
 PACKED = f"{LAWS}::test_packed_sequences_are_separate_sequences"
 STEPS = f"{LAWS}::test_decode_steps_are_a_prefill"
-KERNELS = "tests/fast/test_triton.py"
+KERNELS = "tests/fast/test_kernels_dense.py"
 PACKED_BLOCKS = f"{KERNELS}::test_obeys[packed_sequences_are_separate_sequences]"
 BLOCKS = f"{KERNELS}::test_more_slots_and_columns_than_a_block {PACKED_BLOCKS}"
-STEP_KERNELS, LAUNCHES = "tests/fast/test_triton_step.py", "tests/fast/test_triton_launch.py"
-TRITON_SPARSE, SPARSE_KERNELS = "fast/triton_sparse.py", "tests/fast/test_triton_sparse.py"
+STEP_KERNELS, LAUNCHES = "tests/fast/test_kernels_step.py", "tests/fast/test_kernels_launch.py"
+TRITON_SPARSE, SPARSE_KERNELS = "fast/kernels/sparse.py", "tests/fast/test_kernels_sparse.py"
 MAMBA2 = "fast/mamba2.py"
-GROUPED, PAIRS = "fast/sparse.py", f"{PARITY}[sparse-grouped]"
-PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-grouped]"
+SCAN, PAIRS = "fast/scan.py", f"{PARITY}[sparse-scan]"
+PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-scan]"
 FRAME = "tests/experiments/test_frame.py"
 LAYERS, LAYER_TESTS, PUBLISHED = "lm/layers.py", "tests/layers/test_layers.py", "tests/lm/test_pretrained.py"
 MODEL_TESTS = "tests/lm/test_model.py"

@@ -14,8 +14,7 @@ FAULTS = [
          "            remove(final)\n        os.replace", "            return final\n        os.replace"),
     ),
     *planted(
-        "lm/checkpoint.py",
-        "tests/lm/test_train.py -k 'process or reader or ours or order or full or removed or written'",
+        "lm/checkpoint.py", "tests/lm/test_train.py -k 'process or reader or ours or order or full or removed or written'",
         ("run: a second writer is let in", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
         ("run: the lock is another process's file", "            _lock(file.fileno())\n",
          "            _lock(file.fileno())\n            if file.seek(0, 2): raise BlockingIOError\n"),

@@ -1,11 +1,11 @@
 """Faults planted in reference/checks.py."""
 
-from tests.mutants.fault import ERRORS, LOOP_CHECKS, planted
+from tests.mutants.fault import ERRORS, planted
 
 # fmt: off
 FAULTS = [
     *planted(
-        LOOP_CHECKS, ERRORS,
+        "reference/checks.py", ERRORS,
         ("loop takes any theta", "if not ((theta >= 0) & (theta <= 1) | theta.isnan()).all():", "if False:"),
         ("loop takes a slot too many", "(value >= M)", "(value > M)"),
         ("loop takes a slot twice", "if twice.any():", "if False:"),

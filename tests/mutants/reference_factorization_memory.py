@@ -1,23 +1,17 @@
 """Faults planted in reference/factorization_memory.py."""
 
-from tests.mutants.fault import LAWS, LOOP, PARITY, planted
+from tests.mutants.fault import LAWS, PARITY, planted
 
 # fmt: off
 FAULTS = [
     *planted(
-        LOOP, PARITY,
+        "reference/factorization_memory.py", PARITY,
         ("loop reads before it writes", "y = (read * state / rms)", "y = (read * (state - write * offer) / rms)"),
-    ),
-    *planted(
-        LOOP, f"{LAWS} -k loop",
-        ("loop adds without forgetting", "(1 - write) * state + write * offer", "state + write * offer"),
-    ),
-    *planted(
-        LOOP, PARITY,
         ("loop forgets eps", "keepdim=True) + eps).sqrt()", "keepdim=True)).sqrt()"),
     ),
     *planted(
-        LOOP, f"{LAWS} -k loop",
+        "reference/factorization_memory.py", f"{LAWS} -k loop",
+        ("loop adds without forgetting", "(1 - write) * state + write * offer", "state + write * offer"),
         ("loop norms over slots", "state.square().mean(-1, keepdim=True)", "state.square().mean(-2, keepdim=True)"),
         ("sparse loop writes to the first slots",
          "state[at], eps)  # (4), (5), (6) on K rows\n    return y, state.index_put(at,",

@@ -1,11 +1,11 @@
-"""Faults planted in fast/triton_step.py."""
+"""Faults planted in fast/kernels/step.py."""
 
-from tests.mutants.fault import LAUNCHES, STEP_KERNELS, TRITON_STEP, planted
+from tests.mutants.fault import LAUNCHES, STEP_KERNELS, planted
 
 # fmt: off
 FAULTS = [
     *planted(
-        TRITON_STEP, STEP_KERNELS,
+        "fast/kernels/step.py", STEP_KERNELS,
         ("step kernel: offsets of sequences in 32 bits",
          "i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)", "i_b, i_g = tl.program_id(0), tl.program_id(1)"),
         ("step kernel: offsets of slots in 32 bits", "o_m = o_k.to(tl.int64)", "o_m = o_k"),
@@ -67,7 +67,7 @@ FAULTS = [
          "return x.new_empty(x.shape), x.new_empty(x.shape)"),
     ),
     *planted(
-        TRITON_STEP, LAUNCHES,
+        "fast/kernels/step.py", LAUNCHES,
         ("step launch: on the current device", "with torch.cuda.device_of(x):", "if True:"),
         ("step launch: more groups than a grid takes",
          "        bg = max(bg, triton.next_power_of_2(triton.cdiv(weights, GRID[1])))\n", ""),

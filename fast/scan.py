@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast import checks
-from fast.chunked import _as_given, _checked_slots
+from fast import operators, packing
+from fast.operators import checked_slots, in_given_dtypes
 
 CHUNK = 16  # pairs; docs/decisions.md has the measurement
 LINE_CHUNKS = 64  # at most: each meets each in a product
@@ -44,7 +44,7 @@ def sparse_factorization_memory(
     cu_seqlens: Tensor | None = None,
     check_values: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """What `fast.sparse_factorization_memory` does with backend="grouped", without its checks.
+    """What `fast.sparse_factorization_memory` does with backend="scan", without its checks.
 
     >>> one = torch.ones(1, 2, 1)
     >>> x = torch.tensor([[[3.0, 3.0], [5.0, -5.0]]])
@@ -53,20 +53,11 @@ def sparse_factorization_memory(
     (tensor([[[ 1.,  1.],
              [ 1., -1.]]]), tensor([3., 3.]))
     """
-    slots = _checked_slots(slots, num_slots, check_values)
+    slots = checked_slots(slots, num_slots, check_values)
     inputs = (theta, phi, x, initial_state)
-    save = checks.needs_grad(*inputs)
+    save = operators.needs_grad(*inputs)
     y, final_state, *_ = _forward_op(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save)
     return y, final_state
-
-
-def is_cheaper(slots_per_token: int, num_slots: int) -> bool:
-    """Whether this form takes less time than the dense one over zeros, forward + backward on a CPU: "auto" asks.
-
-    Times are equal at about K = 5 of M = 32, 7 of 64, 13 of 128, 21 of 256, 37 of 512 (docs/results/speed_sparse.json,
-    between the K measured; two cores, T = 4096, D = 512): a pair costs as much as about 15 slots of the dense form.
-    """
-    return slots_per_token <= 2 + num_slots / 16
 
 
 # --- the sorted list -------------------------------------------------------------------------------------------
@@ -99,7 +90,7 @@ class _Pairs:
         self.rows, tokens, per_token = slots.shape
         self.size = tokens * per_token
         self.length, self.line, self.block = _row_length(self.size, width)
-        run = _runs(slots, num_slots, cu_seqlens)
+        run = packing.runs(slots, num_slots, cu_seqlens)
         if order is None:
             run, self.order = run.sort(stable=True)
         else:
@@ -167,16 +158,6 @@ def _lines(pairs: int, width: int) -> tuple[int, int]:
 def _most(width: int) -> int:
     """Chunks of a block."""
     return max(1, BLOCK_NUMBERS // (width * CHUNK))
-
-
-def _runs(slots: Tensor, num_slots: int, cu_seqlens: Tensor | None) -> Tensor:
-    """The run of every pair, sequence * M + slot: [B T K]. Waits for no device."""
-    batch, tokens, _ = slots.shape
-    sequence = torch.arange(batch, device=slots.device)[:, None, None]
-    if cu_seqlens is not None:
-        inner, at = cu_seqlens[1:-1].long(), torch.arange(tokens, device=slots.device)
-        sequence = torch.searchsorted(inner, at, right=True)[None, :, None]
-    return (slots + num_slots * sequence).flatten()
 
 
 def _decay(keep: Tensor) -> Tensor:
@@ -276,15 +257,15 @@ class _Inputs:
         return out.index_copy_(0, self.pairs.start[block.starts], self.first[block.starts])
 
 
-@torch.library.custom_op("factorization_memory::grouped", mutates_args=())
-@_as_given
+@torch.library.custom_op("factorization_memory::scan", mutates_args=())
+@in_given_dtypes
 def _forward_op(
     theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, num_slots: int, initial_state: Tensor | None,
     cu_seqlens: Tensor | None, eps: float, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the final state, and for the backward, if save: the states that enter chunks, |h|^2 and the order."""
     if cu_seqlens is not None:
-        checks.bounds(cu_seqlens, x.shape[1])
+        packing.bounds(cu_seqlens, x.shape[1])
     y, final, entering, norms, order = _outputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save)
     dtype, width = final.dtype, x.shape[-1]
     given = _Inputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, dtype)
@@ -313,8 +294,8 @@ def _forward_op(
     return y, final, entering, norms, order
 
 
-@torch.library.custom_op("factorization_memory::grouped_backward", mutates_args=())
-@_as_given
+@torch.library.custom_op("factorization_memory::scan_backward", mutates_args=())
+@in_given_dtypes
 def _backward_op(
     dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, num_slots: int,
     initial_state: Tensor | None, cu_seqlens: Tensor | None, entering: Tensor, norms: Tensor, order: Tensor,
@@ -364,23 +345,17 @@ def _backward_op(
 def _setup(ctx, inputs, output) -> None:
     theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, _ = inputs
     ctx.save_for_backward(theta, phi, slots, x, initial_state, cu_seqlens, *output[2:])
-    ctx.rest = num_slots, eps, output[1].shape
-    ctx.set_materialize_grads(False)  # or zeros as large as all that is saved would come beside dy and dfinal
+    ctx.rest = num_slots, eps, (output[1].shape, output[1].dtype)
 
 
-def _backward(ctx, dy, dfinal, *_):
-    checks.differentiable(dy=dy, dfinal=dfinal)
+def _backward(ctx, dy, dfinal):
     theta, phi, slots, x, initial_state, cu_seqlens, *saved = ctx.saved_tensors
-    num_slots, eps, shape = ctx.rest
-    dy = torch.zeros_like(x) if dy is None else dy
-    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal
+    num_slots, eps, final = ctx.rest
+    dy, dfinal = operators.asked_for(dy, dfinal, x, final)
     inputs = theta, phi, slots, x, num_slots, initial_state, cu_seqlens
     dtheta, dphi, dx, dinitial = _backward_op(dy, dfinal, *inputs, *saved, eps)
     dinitial = None if initial_state is None else dinitial.to(initial_state.dtype)
     return dtheta, dphi, None, dx, None, dinitial, None, None, None
 
 
-_forward_op.register_fake(_outputs)
-_backward_op.register_fake(_gradients)
-_forward_op.register_autograd(_backward, setup_context=_setup)
-_backward_op.register_autograd(checks.refuse_second_derivative)
+operators.register(_forward_op, _backward_op, _outputs, _gradients, _setup, _backward)

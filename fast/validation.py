@@ -2,8 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
-from torch.autograd import forward_ad
 
 
 def tokens(theta: Tensor, phi: Tensor, x: Tensor, *slots: Tensor, names: str = "B T") -> None:
@@ -66,14 +64,6 @@ def packing(cu_seqlens: Tensor, x: Tensor) -> int:
     return cu_seqlens.shape[0] - 1
 
 
-def bounds(cu_seqlens: Tensor, total: int) -> list[int]:
-    """Reads values: cu_seqlens as a list that starts at 0, never falls and ends at the number of tokens."""
-    values = cu_seqlens.tolist()
-    if values != sorted(values) or values[0] != 0 or values[-1] != total:
-        raise ValueError(f"cu_seqlens must rise from 0 to the number of tokens, {total}, got {values}")
-    return values
-
-
 def positive(name: str, value: float) -> None:
     if not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
@@ -84,67 +74,6 @@ def positive(name: str, value: float) -> None:
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def differentiable(**inputs: Tensor | None) -> None:
-    """Refuses the derivatives that fast does not have. Operators of our own would answer them with 0, or obscurely."""
-    if forward_ad._current_level >= 0 and torch.compiler.is_compiling():
-        raise NotImplementedError(
-            f"{', '.join(inputs)} must not be compiled under forward_ad or torch.func.jvp, where tangents cannot be "
-            "seen: fast has first derivatives in reverse mode only"
-        )
-    for name, value in inputs.items():
-        if value is None:
-            continue
-        if has_tangent(value):
-            raise NotImplementedError(
-                f"{name} must not carry a tangent (torch.func.jvp, jacfwd, forward_ad): fast has first derivatives in "
-                "reverse mode only"
-            )
-        if _is_tracked(value):
-            raise NotImplementedError(
-                f"{name} must not be tracked by torch.func (grad, vjp, jacrev): fast has first derivatives by "
-                "torch.autograd only"
-            )
-
-
-def needs_grad(*inputs: Tensor | None) -> bool:
-    """Whether a backward may follow."""
-    return torch.is_grad_enabled() and any(v is not None and _inside(v).requires_grad for v in inputs)
-
-
-def has_tangent(value: Tensor) -> bool:
-    """Whether a forward-mode derivative with respect to value is under way."""
-    if forward_ad._current_level < 0:
-        return False
-    if torch.compiler.is_compiling():  # which hides it
-        return True
-    value = _inside(value)
-    if forward_ad.unpack_dual(value).tangent is not None:
-        return True
-    # A tangent of an outer jvp cannot be seen from within another transform.
-    return (
-        _functorch.is_gradtrackingtensor(value) and _functorch.maybe_get_level(value) < _functorch.maybe_current_level()
-    )
-
-
-def refuse_second_derivative(ctx, *grads) -> None:
-    """The backward of every backward operator."""
-    raise NotImplementedError("a gradient by fast must not be differentiated again: fast has first derivatives only")
-
-
-def _is_tracked(value: Tensor) -> bool:
-    if torch.compiler.is_compiling():
-        return False
-    value = _inside(value)
-    return torch.is_grad_enabled() and value.requires_grad and _functorch.is_gradtrackingtensor(value)
-
-
-def _inside(value: Tensor) -> Tensor:
-    """value without the wrappers of torch.func.vmap, which hide what autograd does with it."""
-    while not torch.compiler.is_compiling() and _functorch.is_batchedtensor(value):
-        value = _functorch.get_unwrapped(value)
-    return value
 
 
 def floating(

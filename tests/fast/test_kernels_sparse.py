@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
-from fast import sparse
+from fast import scan
 from tests.fast import test_laws
-from tests.fast.test_triton import NARROW, few
+from tests.fast.test_kernels_dense import NARROW, few
 from tests.support.cases import cases, check, steps
 
-triton_sparse = pytest.importorskip("fast.triton_sparse", reason="triton is not installed", exc_type=ImportError)
-from fast import triton_step  # noqa: E402
+sparse_kernels = pytest.importorskip("fast.kernels.sparse", reason="triton is not installed", exc_type=ImportError)
+from fast.kernels import step as step_kernels  # noqa: E402
 
 # The interpreter stores float16 with numpy, which warns where a gradient is beyond 65,504 and becomes infinite.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 
-FEW = triton_sparse.Blocks(4, 64, 1)
+FEW = sparse_kernels.Blocks(4, 64, 1)
 LENGTHS = st.sampled_from([13, 0, 1, 2, 3, 5, 8, 16, 21])  # the first example is made of what comes first
 LAWS = (
     test_laws.test_a_sequence_may_be_cut_in_time,
@@ -55,14 +55,14 @@ class Forms:
         self.blocks = blocks
 
     def sparse_factorization_memory(self, *inputs, **options):
-        return triton_sparse.sparse_factorization_memory(*inputs, blocks=self.blocks, **options)
+        return sparse_kernels.sparse_factorization_memory(*inputs, blocks=self.blocks, **options)
 
 
 def by_blocks(blocks=FEW):
     return lambda case, **options: case.call(Forms(blocks), **options)
 
 
-@pytest.mark.parametrize("blocks", [FEW, *triton_sparse.CONFIGURATIONS], ids=str)
+@pytest.mark.parametrize("blocks", [FEW, *sparse_kernels.CONFIGURATIONS], ids=str)
 @few
 @given(st.data())
 def test_equals_the_loop(blocks, data):
@@ -81,7 +81,7 @@ def test_obeys(law, data):
 def test_decode_steps_are_a_prefill(data):
     case = sharp(data.draw)
     prefill = [v.double() for v in by_blocks()(case)]
-    check(case, steps(triton_step.sparse_step), truth=lambda _: prefill, differentiate=False)
+    check(case, steps(step_kernels.sparse_step), truth=lambda _: prefill, differentiate=False)
 
 
 @few
@@ -137,13 +137,13 @@ def with_gradients(memory, inputs, function=lambda y, state: y.square().sum() + 
 
 
 @pytest.mark.parametrize("spread", [2.0, 100.0], ids=["few slots in use", "all slots in use"])
-@pytest.mark.parametrize("blocks", [triton_sparse.Blocks(2, 64, 1), triton_sparse.DEFAULT], ids=str)
+@pytest.mark.parametrize("blocks", [sparse_kernels.Blocks(2, 64, 1), sparse_kernels.DEFAULT], ids=str)
 def test_more_pairs_and_columns_than_a_block(blocks, spread):
     """Runs over many chunks and chunks of many runs, borders that no block meets, rows wider than a block."""
-    wide = blocks == triton_sparse.DEFAULT
+    wide = blocks == sparse_kernels.DEFAULT
     inputs = ordinary(1 if wide else 2, 43, 19, 2, 1031 if wide else 37, spread)
-    got = with_gradients(triton_sparse.sparse_factorization_memory, leaves(inputs), blocks=blocks)
-    want = with_gradients(sparse.sparse_factorization_memory, leaves(inputs, torch.float64))
+    got = with_gradients(sparse_kernels.sparse_factorization_memory, leaves(inputs), blocks=blocks)
+    want = with_gradients(scan.sparse_factorization_memory, leaves(inputs, torch.float64))
     for one, other in zip(got, want, strict=True):
         assert (one.double() - other).norm() <= 1e-6 * other.norm()
 
@@ -152,8 +152,8 @@ def test_more_pairs_and_columns_than_a_block(blocks, spread):
 def test_gradients_of_one_result_alone(of):
     function = lambda y, state: (y if of == "y" else state).square().sum()  # noqa: E731
     inputs = ordinary()
-    got = with_gradients(triton_sparse.sparse_factorization_memory, leaves(inputs), function, blocks=FEW)
-    want = with_gradients(sparse.sparse_factorization_memory, leaves(inputs, torch.float64), function)
+    got = with_gradients(sparse_kernels.sparse_factorization_memory, leaves(inputs), function, blocks=FEW)
+    want = with_gradients(scan.sparse_factorization_memory, leaves(inputs, torch.float64), function)
     for one, other in zip(got, want, strict=True):
         assert (one.double() - other).norm() <= 1e-6 * other.norm()
 
@@ -201,8 +201,8 @@ def test_opcheck(packed):
 
 def test_compiles_whole():
     inputs = leaves(ordinary(1, 9))
-    run = torch.compile(triton_sparse.sparse_factorization_memory, fullgraph=True, backend="aot_eager")
-    both = (with_gradients(memory, inputs) for memory in (run, triton_sparse.sparse_factorization_memory))
+    run = torch.compile(sparse_kernels.sparse_factorization_memory, fullgraph=True, backend="aot_eager")
+    both = (with_gradients(memory, inputs) for memory in (run, sparse_kernels.sparse_factorization_memory))
     assert all(map(torch.equal, *both))
 
 
@@ -224,6 +224,6 @@ def test_the_list_is_made_without_looking_at_values():
     """On the meta device there are none: whoever waits for one fails."""
     slots, cu_seqlens = (torch.empty(shape, dtype=torch.int64, device="meta") for shape in ((1, 7, 3), (4,)))
     for bounds in (None, cu_seqlens):
-        run, order = triton_sparse._runs(slots, 5, bounds).sort(stable=True)
-        assert run.shape == order.shape == triton_sparse._place(order).shape == (21,)
-        assert triton_sparse._bounds(run, 15).shape == (16,)
+        run, order = sparse_kernels._runs(slots, 5, bounds).sort(stable=True)
+        assert run.shape == order.shape == sparse_kernels._place(order).shape == (21,)
+        assert sparse_kernels._bounds(run, 15).shape == (16,)

@@ -1,6 +1,6 @@
 """Sparse Factorization Memory in Triton, forward and backward: no products of matrices, no atomics, no waiting.
 
-The (token, slot) pairs are sorted by sequence and slot, tokens in order, as in fast/sparse.py; docs/kernels.md, section
+The (token, slot) pairs are sorted by sequence and slot, tokens in order, as in fast/scan.py; docs/kernels.md, section
 7, derives it. Every slot in use is then one run of the list, and the list is cut into chunks of BP pairs. A program
 walks through a chunk pair by pair, as the loop walks through time. Whole rows lie in registers, so norms wait for
 nothing, and nothing is added that is not part of the sum: a NaN goes where the loop takes it, no further.
@@ -28,10 +28,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fast import checks
-from fast.chunked import _checked_slots
-from fast.sparse import _runs
-from fast.triton_dense import _launch, _load, _store
+from fast import operators
+from fast.kernels.blocks import launch, load_block, store_block
+from fast.operators import checked_slots
+from fast.packing import runs as runs_of
 
 # --- blocks ----------------------------------------------------------------------------------------------------
 
@@ -90,13 +90,13 @@ def _before(b_h, p_initial, run, first, o_d, D):
     if p_initial is None:
         return tl.where(first[:, None], 0.0, b_h)
     else:
-        return tl.where(first[:, None], _load(p_initial, run, first, o_d, D), b_h)
+        return tl.where(first[:, None], load_block(p_initial, run, first, o_d, D), b_h)
 
 
 @triton.jit
 def _adjoint(b_l, b_h, p_phi, p_dy, o_k, o_t, m_p, o_d, D, eps):
     """dphi, and the gradient of the states b_h: b_l from the right, and what pulls through y and through its norm."""
-    b_dy = _load(p_dy, o_t, m_p, o_d, D)
+    b_dy = load_block(p_dy, o_t, m_p, o_d, D)
     b_inverse = 1.0 / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)
     b_dphi = tl.sum(b_h * b_dy, 1) * b_inverse
     b_psi = tl.load(p_phi + o_k, mask=m_p, other=0.0).to(tl.float32) * b_inverse
@@ -123,9 +123,9 @@ def ends_kernel(
         o_p = begin + i
         m_p = o_p < end
         _, o_t, b_theta = _pairs(p_order, p_token, p_theta, o_p, m_p)
-        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * _load(p_x, o_t, m_p, o_d, D)
+        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * load_block(p_x, o_t, m_p, o_d, D)
         b_total *= 1.0 - b_theta
-    _store(p_ends, b_h, o_c, m_c, o_d, D)
+    store_block(p_ends, b_h, o_c, m_c, o_d, D)
     tl.store(p_total + o_c, b_total, mask=m_c)
 
 
@@ -143,12 +143,12 @@ def carry_kernel(
     steps = tl.where(begin < end, last - o_c, 0)
     if REVERSE:
         o_c = last
-    b_h = _load(p_ends, o_c, steps > 0, o_d, D)
+    b_h = load_block(p_ends, o_c, steps > 0, o_d, D)
     for i in range(1, tl.max(steps, 0) + 1):
         o_c += -1 if REVERSE else 1
-        _store(p_entering, b_h, o_c, i <= steps, o_d, D)
+        store_block(p_entering, b_h, o_c, i <= steps, o_d, D)
         b_total = tl.load(p_total + o_c, mask=i < steps, other=0.0)
-        b_h = b_total[:, None] * b_h + _load(p_ends, o_c, i < steps, o_d, D)
+        b_h = b_total[:, None] * b_h + load_block(p_ends, o_c, i < steps, o_d, D)
 
 
 @triton.jit
@@ -159,17 +159,17 @@ def walk_kernel(
     """Owns BG chunks. Reads what enters them; writes the state after every pair, and the last of every run."""
     o_c, begin, end = _chunks(n, L, BP, BG)
     o_d = tl.arange(0, BD)
-    b_h = _load(p_entering, o_c, begin < end, o_d, D)
+    b_h = load_block(p_entering, o_c, begin < end, o_d, D)
     for i in range(0, tl.max(end - begin, 0)):
         o_p = begin + i
         m_p = o_p < end
         run, first, last = _edges(p_run, o_p, m_p, n)
         _, o_t, b_theta = _pairs(p_order, p_token, p_theta, o_p, m_p)
         b_h = _before(b_h, p_initial, run, first, o_d, D)
-        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * _load(p_x, o_t, m_p, o_d, D)
-        _store(p_h, b_h, o_p, m_p, o_d, D)
+        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * load_block(p_x, o_t, m_p, o_d, D)
+        store_block(p_h, b_h, o_p, m_p, o_d, D)
         if p_final is not None:
-            _store(p_final, b_h, run, last, o_d, D)
+            store_block(p_final, b_h, run, last, o_d, D)
 
 
 @triton.jit
@@ -183,11 +183,11 @@ def gather_kernel(
     for k in range(0, K):
         o_p = tl.load(p_place + o_t * K + k, mask=m_t, other=0)
         b_gate = tl.load(p_gate + o_t * K + k, mask=m_t, other=0.0).to(tl.float32)
-        b_row = _load(p_rows, o_p, m_t, o_d, D)
+        b_row = load_block(p_rows, o_p, m_t, o_d, D)
         if NORMED:
             b_gate = b_gate / tl.sqrt(tl.sum(b_row * b_row, 1) / D + eps)
         b_out += b_gate[:, None] * b_row
-    _store(p_out, b_out, o_t, m_t, o_d, D)
+    store_block(p_out, b_out, o_t, m_t, o_d, D)
 
 
 @triton.jit
@@ -201,15 +201,15 @@ def starts_kernel(
     run = _run(p_run, begin - 1, begin < end, n)
     end = begin + _count(p_run, run, begin, end, BP)
     m_c, o_d = begin < end, tl.arange(0, BD)
-    b_l = _load(p_dfinal, run, m_c & (run != _run(p_run, end, m_c, n)), o_d, D)
+    b_l = load_block(p_dfinal, run, m_c & (run != _run(p_run, end, m_c, n)), o_d, D)
     for i in range(0, tl.max(end - begin, 0)):
         o_p = end - 1 - i
         m_p = o_p >= begin
         o_k, o_t, b_theta = _pairs(p_order, p_token, p_theta, o_p, m_p)
-        b_h = _load(p_h, o_p, m_p, o_d, D)
+        b_h = load_block(p_h, o_p, m_p, o_d, D)
         _, b_l = _adjoint(b_l, b_h, p_phi, p_dy, o_k, o_t, m_p, o_d, D, eps)
         b_l *= (1.0 - b_theta)[:, None]
-    _store(p_starts, b_l, o_c, m_c, o_d, D)
+    store_block(p_starts, b_l, o_c, m_c, o_d, D)
 
 
 @triton.jit
@@ -221,22 +221,22 @@ def walk_back_kernel(
     writes dtheta, dphi, the initial state's gradient at a run's first pair and, in the states' place, theirs."""
     o_c, begin, end = _chunks(n, L, BP, BG)
     o_d = tl.arange(0, BD)
-    b_l = _load(p_right, o_c, begin < end, o_d, D)
-    b_h = _load(p_h, end - 1, begin < end, o_d, D)
+    b_l = load_block(p_right, o_c, begin < end, o_d, D)
+    b_h = load_block(p_h, end - 1, begin < end, o_d, D)
     for i in range(0, tl.max(end - begin, 0)):
         o_p = end - 1 - i
         m_p = o_p >= begin
         run, first, last = _edges(p_run, o_p, m_p, n)
         o_k, o_t, b_theta = _pairs(p_order, p_token, p_theta, o_p, m_p)
-        b_l = tl.where(last[:, None], _load(p_dfinal, run, last, o_d, D), b_l)
+        b_l = tl.where(last[:, None], load_block(p_dfinal, run, last, o_d, D), b_l)
         b_dphi, b_l = _adjoint(b_l, b_h, p_phi, p_dy, o_k, o_t, m_p, o_d, D, eps)
-        b_h = _load(p_h, o_p - 1, o_p > begin, o_d, D) + _load(p_entering, o_c, o_p == begin, o_d, D)
-        b_step = _load(p_x, o_t, m_p, o_d, D) - _before(b_h, p_initial, run, first, o_d, D)
+        b_h = load_block(p_h, o_p - 1, o_p > begin, o_d, D) + load_block(p_entering, o_c, o_p == begin, o_d, D)
+        b_step = load_block(p_x, o_t, m_p, o_d, D) - _before(b_h, p_initial, run, first, o_d, D)
         tl.store(p_dtheta + o_k, tl.sum(b_l * b_step, 1).to(p_dtheta.dtype.element_ty), mask=m_p)
         tl.store(p_dphi + o_k, b_dphi.to(p_dphi.dtype.element_ty), mask=m_p)
-        _store(p_h, b_l, o_p, m_p, o_d, D)
+        store_block(p_h, b_l, o_p, m_p, o_d, D)
         b_l *= (1.0 - b_theta)[:, None]
-        _store(p_dinitial, b_l, run, first, o_d, D)
+        store_block(p_dinitial, b_l, run, first, o_d, D)
 
 
 # --- host ------------------------------------------------------------------------------------------------------
@@ -281,12 +281,12 @@ def sparse_factorization_memory(
 
     If nobody looks at the values, a slot outside the state is left alone and turns its token's y into NaN.
     """
-    slots = _checked_slots(slots, num_slots, check_values)
+    slots = checked_slots(slots, num_slots, check_values)
     if not check_values:
         inside = (slots >= 0) & (slots < num_slots)
         theta, phi, slots = theta.where(inside, 0), phi.where(inside, torch.nan), slots.clamp(0, num_slots - 1)
     inputs = (theta, phi, x, initial_state)
-    save = checks.needs_grad(*inputs)
+    save = operators.needs_grad(*inputs)
     y, final_state, *_ = _forward_op(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save, *blocks)
     return y, final_state
 
@@ -351,16 +351,16 @@ def _forward_op(
         final.zero_()
     else:
         final.copy_(initial)  # what slots that no token names keep
-    run, order = _runs(slots, num_slots, cu_seqlens).sort(stable=True)
+    run, order = runs_of(slots, num_slots, cu_seqlens).sort(stable=True)
     plan, token = _plan(theta, x, final, Blocks(*blocks)), order // theta.shape[-1]
     (n, row, width), c, bounds = plan.sizes, plan.constants, _bounds(run, plan.runs)
     ends, h = (x.new_empty(count, width, dtype=torch.float32) for count in (plan.chunks, n))
     entering, total = torch.zeros_like(ends), x.new_zeros(plan.chunks, dtype=torch.float32)  # where not written
     pairs = order, token, run
-    _launch(ends_kernel, plan.by_chunk, theta, x, initial, *pairs, ends, total, *plan.sizes, **c)
-    _launch(carry_kernel, plan.by_run, total, ends, entering, bounds, plan.runs, row, width, REVERSE=False, **c)
-    _launch(walk_kernel, plan.by_chunk, theta, x, initial, entering, *pairs, h, final, *plan.sizes, **c)
-    _launch(gather_kernel, plan.by_token, phi, h, _place(order), y, plan.tokens, theta.shape[-1], width, eps,
+    launch(ends_kernel, plan.by_chunk, theta, x, initial, *pairs, ends, total, *plan.sizes, **c)
+    launch(carry_kernel, plan.by_run, total, ends, entering, bounds, plan.runs, row, width, REVERSE=False, **c)
+    launch(walk_kernel, plan.by_chunk, theta, x, initial, entering, *pairs, h, final, *plan.sizes, **c)
+    launch(gather_kernel, plan.by_token, phi, h, _place(order), y, plan.tokens, theta.shape[-1], width, eps,
             NORMED=True, **c)  # fmt: skip
     return y, final, *((entering, total, run, order) if save else saved)
 
@@ -379,12 +379,12 @@ def _backward_op(
     (n, row, width), c, bounds = plan.sizes, plan.constants, _bounds(run, plan.runs)
     h, starts, right = (x.new_empty(count, width, dtype=torch.float32) for count in (n, plan.chunks, plan.chunks))
     pairs = order, token, run
-    _launch(walk_kernel, plan.by_chunk, theta, x, initial, entering, *pairs, h, None, *plan.sizes, **c)
-    _launch(starts_kernel, plan.by_chunk, theta, phi, dy, dfinal, *pairs, h, starts, *plan.sizes, eps, **c)
-    _launch(carry_kernel, plan.by_run, total, starts, right, bounds, plan.runs, row, width, REVERSE=True, **c)
-    _launch(walk_back_kernel, plan.by_chunk, theta, phi, x, dy, initial, dfinal, entering, right, *pairs, h,
+    launch(walk_kernel, plan.by_chunk, theta, x, initial, entering, *pairs, h, None, *plan.sizes, **c)
+    launch(starts_kernel, plan.by_chunk, theta, phi, dy, dfinal, *pairs, h, starts, *plan.sizes, eps, **c)
+    launch(carry_kernel, plan.by_run, total, starts, right, bounds, plan.runs, row, width, REVERSE=True, **c)
+    launch(walk_back_kernel, plan.by_chunk, theta, phi, x, dy, initial, dfinal, entering, right, *pairs, h,
             dtheta, dphi, dinitial, *plan.sizes, eps, **c)  # fmt: skip
-    _launch(gather_kernel, plan.by_token, theta, h, _place(order), dx, plan.tokens, theta.shape[-1], width, eps,
+    launch(gather_kernel, plan.by_token, theta, h, _place(order), dx, plan.tokens, theta.shape[-1], width, eps,
             NORMED=False, **c)  # fmt: skip
     return dtheta, dphi, dx, dinitial
 
@@ -392,22 +392,16 @@ def _backward_op(
 def _setup(ctx, inputs, output) -> None:
     theta, phi, _, x, _, initial_state, _, eps, _, *blocks = inputs
     ctx.save_for_backward(theta, phi, x, initial_state, *output[2:])
-    ctx.rest = (eps, *blocks), output[1].shape
-    ctx.set_materialize_grads(False)  # or zeros as large as all that is saved would come beside dy and dfinal
+    ctx.rest = (eps, *blocks), (output[1].shape, output[1].dtype)
 
 
-def _backward(ctx, dy, dfinal, *_):
-    checks.differentiable(dy=dy, dfinal=dfinal)
+def _backward(ctx, dy, dfinal):
     theta, phi, x, initial_state, *saved = ctx.saved_tensors
-    rest, shape = ctx.rest
-    dy = torch.zeros_like(x) if dy is None else dy
-    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal
+    rest, final = ctx.rest
+    dy, dfinal = operators.asked_for(dy, dfinal, x, final)
     dtheta, dphi, dx, dinitial = _backward_op(dy, dfinal, theta, phi, x, initial_state, *saved, *rest)
     dinitial = None if initial_state is None else dinitial.to(initial_state.dtype)
     return dtheta, dphi, None, dx, None, dinitial, *(None,) * 6
 
 
-_forward_op.register_fake(_outputs)
-_backward_op.register_fake(_gradients)
-_forward_op.register_autograd(_backward, setup_context=_setup)
-_backward_op.register_autograd(checks.refuse_second_derivative)
+operators.register(_forward_op, _backward_op, _outputs, _gradients, _setup, _backward)

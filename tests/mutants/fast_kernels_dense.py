@@ -1,21 +1,16 @@
-"""Faults planted in fast/triton_dense.py."""
+"""Faults planted in fast/kernels/dense.py."""
 
-from tests.mutants.fault import BLOCKS, LAUNCHES, TRITON, planted
+from tests.mutants.fault import BLOCKS, planted
 
 # fmt: off
 FAULTS = [
     *planted(
-        TRITON, BLOCKS,
-        ("kernel: columns beyond the width are read",
-         "    mask = m_row[:, None] & (o_col < n_col)[None, :]\n    return",
-         "    mask = m_row[:, None] & (o_col <= n_col)[None, :]\n    return"),
-        ("kernel: stride of a row off by one", "o_row[:, None].to(tl.int64) * n_col + o_col[None, :], mask=mask, other",
-         "o_row[:, None].to(tl.int64) * (n_col + 1) + o_col[None, :], mask=mask, other"),
+        "fast/kernels/dense.py", BLOCKS,
         ("kernel: chunks reach into the next sequence",
          "return o_t, o_t < tl.load(p_end + i_c)",
          "return o_t, o_t >= 0"),
         ("kernel: next token's decay taken from this one",
-         "1.0 - _load(p_theta, o_t + 1, m_next", "1.0 - _load(p_theta, o_t, m_next"),
+         "1.0 - load_block(p_theta, o_t + 1, m_next", "1.0 - load_block(p_theta, o_t, m_next"),
         ("kernel: decay reaches beyond the chunk's end",
          "m_next = (o_t + 1 < tl.load(p_end + i_c)) & m_t", "m_next = m_t"),
         ("kernel: keep does not restart in every half", "tl.where(last, 1.0, b_next)", "b_next"),
@@ -40,15 +35,15 @@ FAULTS = [
          "    if SYMMETRIC:\n        b_tile += tl.trans(b_tile)\n",
          "    if SYMMETRIC:\n        b_tile += b_tile\n"),
         ("kernel: read without decay",
-         "_load(p_psi, o_t, m_t, o_m, M) * b_reach, b_h",
-         "_load(p_psi, o_t, m_t, o_m, M), b_h"),
-        ("kernel: A not transposed for dx", "tl.dot(tl.trans(b_tile), _load(p_dy", "tl.dot(b_tile, _load(p_dy"),
+         "load_block(p_psi, o_t, m_t, o_m, M) * b_reach, b_h",
+         "load_block(p_psi, o_t, m_t, o_m, M), b_h"),
+        ("kernel: A not transposed for dx", "tl.dot(tl.trans(b_tile), load_block(p_dy", "tl.dot(b_tile, load_block(p_dy"),
         ("kernel: N runs forwards", ", 0, _linear, reverse=True)", ", 0, _linear)"),
-        ("kernel: norm's pull on the state forgotten", "b_radial[:, None] * _load(p_states", "0.0 * _load(p_states"),
+        ("kernel: norm's pull on the state forgotten", "b_radial[:, None] * load_block(p_states", "0.0 * load_block(p_states"),
         ("kernel: chunks of the adjoint in forward order",
          "i_c = (after - 1 - i).to(tl.int64)",
          "i_c = (first + i).to(tl.int64)"),
-        ("kernel: norm before the token is that after it", "_load(p_norm - M, o_t", "_load(p_norm, o_t"),
+        ("kernel: norm before the token is that after it", "load_block(p_norm - M, o_t", "load_block(p_norm, o_t"),
         ("kernel: norm before the chunk forgotten",
          "    b_before = tl.where((o == 0)[:, None], b_norm0[None, :], b_before)\n", ""),
         ("kernel: dy and x swapped in what is injected",
@@ -56,22 +51,6 @@ FAULTS = [
         ("kernel: state in half precision",
          "b_h = b_total[:, None] * b_h + tl.dot(",
          "b_h = b_total[:, None] * b_h.to(tl.float16).to(tl.float32) + tl.dot("),
-    ),
-    *planted(
-        TRITON, LAUNCHES,
-        ("launch: more chunks than a grid takes", "if grid[-1] <= GRID[len(grid) - 1]:", "if True:"),
-        ("launch: more programs than a grid takes", "if any(size > limit for size", "if any(False for size"),
-        ("launch: every part begins with the first chunk", "(v[begin:] if name in cut", "(v if name in cut"),
-        ("launch: the last part is as long as the others",
-         "min(PART, grid[-1] - begin)), tuple(these)", "PART), tuple(these)"),
-        ("launch: sequences cut as chunks", "BY_CHUNK if len(grid) == 2 else BY_SEQUENCE", "BY_CHUNK"),
-        ("launch: on the current device", "with torch.cuda.device_of(args[0]):", "if True:"),
-        ("backends: the variable counts, not what was decided",
-         "if _is_interpreted(gram_kernel) or torch", "if triton.knobs.runtime.interpret or torch"),
-        ("backends: triton's own functions are not asked",
-         "if _is_interpreted(gram_kernel) != _is_interpreted(tl.cdiv):\n", "if False:\n"),
-        ("backends: no word on a variable set late", "    if triton.knobs.runtime.interpret:\n", "    if False:\n"),
-        ("interpreter: first call needs the variable", "if _is_interpreted(tl.cdiv):\n", "if False:\n"),
     ),
 ]
 # fmt: on

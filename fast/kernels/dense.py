@@ -18,7 +18,7 @@ chunks first[s] .. first[s + 1]. Everything inside is float32, whatever the inpu
 stored in bfloat16 is cut, not rounded: a mean error of 0.5 units in the last place, where a GPU has 0.25.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -27,22 +27,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fast import checks
+from fast import operators
+from fast.kernels.blocks import launch, load_block, store_block
 
 # --- blocks ----------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _load(p, o_row, m_row, o_col, n_col):
-    """Rows o_row, columns o_col of a row-major [., n_col] array as float32; 0 outside."""
-    mask = m_row[:, None] & (o_col < n_col)[None, :]
-    return tl.load(p + o_row[:, None].to(tl.int64) * n_col + o_col[None, :], mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _store(p, block, o_row, m_row, o_col, n_col):
-    mask = m_row[:, None] & (o_col < n_col)[None, :]
-    tl.store(p + o_row[:, None].to(tl.int64) * n_col + o_col[None, :], block.to(p.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -61,9 +49,9 @@ def _chunk(p_begin, p_end, i_c, BT: tl.constexpr):
 @triton.jit
 def _decays(p_theta, p_end, i_c, o_t, m_t, o_m, M):
     """theta, a = 1 - theta, and the a of the next token, 1 where the chunk has none: [BT, BM] each."""
-    b_theta = _load(p_theta, o_t, m_t, o_m, M)
+    b_theta = load_block(p_theta, o_t, m_t, o_m, M)
     m_next = (o_t + 1 < tl.load(p_end + i_c)) & m_t
-    return b_theta, 1.0 - b_theta, 1.0 - _load(p_theta, o_t + 1, m_next, o_m, M)
+    return b_theta, 1.0 - b_theta, 1.0 - load_block(p_theta, o_t + 1, m_next, o_m, M)
 
 
 @triton.jit
@@ -160,9 +148,9 @@ def gram_kernel(p_u, p_x, p_gram, p_begin, p_end, D, BT: tl.constexpr, BD: tl.co
     b_gram = tl.zeros((BT, BT), tl.float32)
     for i_d in range(0, tl.cdiv(D, BD)):
         o_d = i_d * BD + tl.arange(0, BD)
-        b_u, b_x = _load(p_u, o_t, m_t, o_d, D), _load(p_x, o_t, m_t, o_d, D)
+        b_u, b_x = load_block(p_u, o_t, m_t, o_d, D), load_block(p_x, o_t, m_t, o_d, D)
         b_gram += tl.dot(b_u, tl.trans(b_x), input_precision=PRECISION)
-    _store(p_gram + i_c * BT * BT, b_gram, o, o < BT, o, BT)
+    store_block(p_gram + i_c * BT * BT, b_gram, o, o < BT, o, BT)
 
 
 @triton.jit
@@ -174,18 +162,18 @@ def states_kernel(
     i_m, i_d, i_s = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     o_m, o_d = i_m * BM + tl.arange(0, BM), i_d * BD + tl.arange(0, BD)
     m_m = o_m < M
-    b_h = _load(p_initial + i_s * M * D, o_m, m_m, o_d, D)
+    b_h = load_block(p_initial + i_s * M * D, o_m, m_m, o_d, D)
     first, after = tl.load(p_first + i_s), tl.load(p_first + i_s + 1)
     for i in range(0, after - first):
         i_c = (first + i).to(tl.int64)
-        _store(p_states + i_c * M * D, b_h, o_m, m_m, o_d, D)
+        store_block(p_states + i_c * M * D, b_h, o_m, m_m, o_d, D)
         o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
         b_theta, b_keep, b_next = _decays(p_theta, p_end, i_c, o_t, m_t, o_m, M)
         b_after = tl.cumprod(b_next, 0, reverse=True)
         b_total = tl.sum(tl.where((tl.arange(0, BT) == 0)[:, None], b_after * b_keep, 0.0), 0)
-        b_x = _load(p_x, o_t, m_t, o_d, D)
+        b_x = load_block(p_x, o_t, m_t, o_d, D)
         b_h = b_total[:, None] * b_h + tl.dot(tl.trans(b_theta * b_after), b_x, input_precision=PRECISION)
-    _store(p_final + i_s * M * D, b_h, o_m, m_m, o_d, D)
+    store_block(p_final + i_s * M * D, b_h, o_m, m_m, o_d, D)
 
 
 @triton.jit
@@ -201,10 +189,10 @@ def inner_kernel(
     b_inner, b_square = tl.zeros((BT, BM), tl.float32), tl.zeros((BM,), tl.float32)
     for i_d in range(0, tl.cdiv(D, BD)):
         o_d = i_d * BD + tl.arange(0, BD)
-        b_h = _load(p_states + i_c * M * D, o_m, m_m, o_d, D)
-        b_inner += tl.dot(_load(p_x, o_t, m_t, o_d, D), tl.trans(b_h), input_precision=PRECISION)
+        b_h = load_block(p_states + i_c * M * D, o_m, m_m, o_d, D)
+        b_inner += tl.dot(load_block(p_x, o_t, m_t, o_d, D), tl.trans(b_h), input_precision=PRECISION)
         b_square += tl.sum(b_h * b_h, 1)
-    _store(p_start, b_inner, o_t, m_t, o_m, M)
+    store_block(p_start, b_inner, o_t, m_t, o_m, M)
     tl.store(p_norm0 + i_c * M + o_m, b_square, mask=m_m)
 
     b_theta, b_keep, b_next = _decays(p_theta, p_end, i_c, o_t, m_t, o_m, M)
@@ -213,8 +201,8 @@ def inner_kernel(
     b_gain = b_theta * (2.0 * b_keep * b_inner + b_theta * _diagonal(b_gram, BT))
     b_power, b_norm = tl.associative_scan((b_keep * b_keep, b_gain), 0, _linear)
     b_norm = tl.maximum(b_norm + b_power * b_square[None, :], 0.0, propagate_nan=tl.PropagateNan.ALL)
-    _store(p_norm, b_norm, o_t, m_t, o_m, M)
-    _store(p_psi, _load(p_phi, o_t, m_t, o_m, M) / tl.sqrt(b_norm / D + eps), o_t, m_t, o_m, M)
+    store_block(p_norm, b_norm, o_t, m_t, o_m, M)
+    store_block(p_psi, load_block(p_phi, o_t, m_t, o_m, M) / tl.sqrt(b_norm / D + eps), o_t, m_t, o_m, M)
 
 
 @triton.jit
@@ -229,7 +217,7 @@ def tile_kernel(
     for i_m in range(0, tl.cdiv(M, BM)):
         o_m = i_m * BM + tl.arange(0, BM)
         b_theta, b_keep, b_next = _decays(p_theta, p_end, i_c, o_t, m_t, o_m, M)
-        b_weight = _load(p_weight, o_t, m_t, o_m, M)
+        b_weight = load_block(p_weight, o_t, m_t, o_m, M)
         b_diagonal += tl.sum(b_weight * b_theta, 1)
         for i in tl.static_range(LEVELS):
             reach, write = _factors(b_theta, b_keep, b_next, BT >> (i + 1), BT, BM)
@@ -238,7 +226,7 @@ def tile_kernel(
     if SYMMETRIC:
         b_tile += tl.trans(b_tile)
     b_tile = tl.where(o[:, None] == o[None, :], b_diagonal[:, None], b_tile)
-    _store(p_tile + i_c * BT * BT, b_tile, o, o < BT, o, BT)
+    store_block(p_tile + i_c * BT * BT, b_tile, o, o < BT, o, BT)
 
 
 @triton.jit
@@ -249,13 +237,13 @@ def read_kernel(
     """Owns BD columns of one chunk's y = (psi P) H + A x, all slots in order."""
     o_d, i_c = tl.program_id(0) * BD + tl.arange(0, BD), tl.program_id(1).to(tl.int64)
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
-    b_y = tl.dot(_load_tile(p_tile, i_c, BT), _load(p_x, o_t, m_t, o_d, D), input_precision=PRECISION)
+    b_y = tl.dot(_load_tile(p_tile, i_c, BT), load_block(p_x, o_t, m_t, o_d, D), input_precision=PRECISION)
     for i_m in range(0, tl.cdiv(M, BM)):
         o_m = i_m * BM + tl.arange(0, BM)
-        b_reach = tl.cumprod(1.0 - _load(p_theta, o_t, m_t, o_m, M), 0)
-        b_h = _load(p_states + i_c * M * D, o_m, o_m < M, o_d, D)
-        b_y += tl.dot(_load(p_psi, o_t, m_t, o_m, M) * b_reach, b_h, input_precision=PRECISION)
-    _store(p_y, b_y, o_t, m_t, o_d, D)
+        b_reach = tl.cumprod(1.0 - load_block(p_theta, o_t, m_t, o_m, M), 0)
+        b_h = load_block(p_states + i_c * M * D, o_m, o_m < M, o_d, D)
+        b_y += tl.dot(load_block(p_psi, o_t, m_t, o_m, M) * b_reach, b_h, input_precision=PRECISION)
+    store_block(p_y, b_y, o_t, m_t, o_d, D)
 
 
 @triton.jit
@@ -271,20 +259,20 @@ def pull_kernel(
     b_f = tl.zeros((BT, BM), tl.float32)
     for i_d in range(0, tl.cdiv(D, BD)):
         o_d = i_d * BD + tl.arange(0, BD)
-        b_h = _load(p_states + i_c * M * D, o_m, m_m, o_d, D)
-        b_f += tl.dot(_load(p_dy, o_t, m_t, o_d, D), tl.trans(b_h), input_precision=PRECISION)
-    _store(p_f, b_f, o_t, m_t, o_m, M)
+        b_h = load_block(p_states + i_c * M * D, o_m, m_m, o_d, D)
+        b_f += tl.dot(load_block(p_dy, o_t, m_t, o_d, D), tl.trans(b_h), input_precision=PRECISION)
+    store_block(p_f, b_f, o_t, m_t, o_m, M)
 
-    b_inverse = 1.0 / tl.sqrt(_load(p_norm, o_t, m_t, o_m, M) / D + eps)
+    b_inverse = 1.0 / tl.sqrt(load_block(p_norm, o_t, m_t, o_m, M) / D + eps)
     b_theta, b_keep, b_next = _decays(p_theta, p_end, i_c, o_t, m_t, o_m, M)
     b_cross = _load_tile(p_cross, i_c, BT)
     b_f = _times_decay(b_theta, b_keep, b_next, b_cross, b_f, BT, BM, PRECISION, LEVELS)
     b_dphi = (b_keep * b_f + b_theta * _diagonal(b_cross, BT)) * b_inverse
-    _store(p_dphi, b_dphi, o_t, m_t, o_m, M)
-    b_pull = -b_dphi * _load(p_psi, o_t, m_t, o_m, M) * b_inverse / D
+    store_block(p_dphi, b_dphi, o_t, m_t, o_m, M)
+    b_pull = -b_dphi * load_block(p_psi, o_t, m_t, o_m, M) * b_inverse / D
     _, b_pull = tl.associative_scan((b_next * b_next, b_pull), 0, _linear, reverse=True)
-    _store(p_pull, b_pull, o_t, m_t, o_m, M)
-    _store(p_nu, b_pull * b_theta, o_t, m_t, o_m, M)
+    store_block(p_pull, b_pull, o_t, m_t, o_m, M)
+    store_block(p_nu, b_pull * b_theta, o_t, m_t, o_m, M)
     b_radial = tl.sum(tl.where((tl.arange(0, BT) == 0)[:, None], b_keep * b_keep * b_pull, 0.0), 0)
     tl.store(p_radial + i_c * M + o_m, b_radial, mask=m_m)
 
@@ -300,20 +288,20 @@ def adjoint_kernel(
     i_m, i_d, i_s = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     o_m, o_d = i_m * BM + tl.arange(0, BM), i_d * BD + tl.arange(0, BD)
     m_m = o_m < M
-    b_l = _load(p_dfinal + i_s * M * D, o_m, m_m, o_d, D)
+    b_l = load_block(p_dfinal + i_s * M * D, o_m, m_m, o_d, D)
     first, after = tl.load(p_first + i_s), tl.load(p_first + i_s + 1)
     for i in range(0, after - first):
         i_c = (after - 1 - i).to(tl.int64)
-        _store(p_adjoint + i_c * M * D, b_l, o_m, m_m, o_d, D)
+        store_block(p_adjoint + i_c * M * D, b_l, o_m, m_m, o_d, D)
         o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
-        b_reach = tl.cumprod(1.0 - _load(p_theta, o_t, m_t, o_m, M), 0)
+        b_reach = tl.cumprod(1.0 - load_block(p_theta, o_t, m_t, o_m, M), 0)
         b_total = tl.sum(tl.where((tl.arange(0, BT) == BT - 1)[:, None], b_reach, 0.0), 0)
         b_radial = tl.load(p_radial + i_c * M + o_m, mask=m_m, other=0.0)
-        b_l = b_total[:, None] * b_l + b_radial[:, None] * _load(p_states + i_c * M * D, o_m, m_m, o_d, D)
-        b_psi, b_nu = _load(p_psi, o_t, m_t, o_m, M) * b_reach, _load(p_nu, o_t, m_t, o_m, M) * b_reach
-        b_l += tl.dot(tl.trans(b_psi), _load(p_dy, o_t, m_t, o_d, D), input_precision=PRECISION)
-        b_l += tl.dot(tl.trans(b_nu), _load(p_x, o_t, m_t, o_d, D), input_precision=PRECISION)
-    _store(p_dinitial + i_s * M * D, b_l, o_m, m_m, o_d, D)
+        b_l = b_total[:, None] * b_l + b_radial[:, None] * load_block(p_states + i_c * M * D, o_m, m_m, o_d, D)
+        b_psi, b_nu = load_block(p_psi, o_t, m_t, o_m, M) * b_reach, load_block(p_nu, o_t, m_t, o_m, M) * b_reach
+        b_l += tl.dot(tl.trans(b_psi), load_block(p_dy, o_t, m_t, o_d, D), input_precision=PRECISION)
+        b_l += tl.dot(tl.trans(b_nu), load_block(p_x, o_t, m_t, o_d, D), input_precision=PRECISION)
+    store_block(p_dinitial + i_s * M * D, b_l, o_m, m_m, o_d, D)
 
 
 @triton.jit
@@ -330,13 +318,13 @@ def gates_kernel(
     b_l, b_lh = tl.zeros((BT, BM), tl.float32), tl.zeros((BM,), tl.float32)
     for i_d in range(0, tl.cdiv(D, BD)):
         o_d = i_d * BD + tl.arange(0, BD)
-        b_adjoint = _load(p_adjoint + i_c * M * D, o_m, m_m, o_d, D)
-        b_l += tl.dot(_load(p_x, o_t, m_t, o_d, D), tl.trans(b_adjoint), input_precision=PRECISION)
-        b_lh += tl.sum(b_adjoint * _load(p_states + i_c * M * D, o_m, m_m, o_d, D), 1)
+        b_adjoint = load_block(p_adjoint + i_c * M * D, o_m, m_m, o_d, D)
+        b_l += tl.dot(load_block(p_x, o_t, m_t, o_d, D), tl.trans(b_adjoint), input_precision=PRECISION)
+        b_lh += tl.sum(b_adjoint * load_block(p_states + i_c * M * D, o_m, m_m, o_d, D), 1)
 
     b_theta, b_keep, b_next = _decays(p_theta, p_end, i_c, o_t, m_t, o_m, M)
-    b_g, b_f = _load(p_start, o_t, m_t, o_m, M), _load(p_f, o_t, m_t, o_m, M)
-    b_psi, b_pull = _load(p_psi, o_t, m_t, o_m, M), _load(p_pull, o_t, m_t, o_m, M)
+    b_g, b_f = load_block(p_start, o_t, m_t, o_m, M), load_block(p_f, o_t, m_t, o_m, M)
+    b_psi, b_pull = load_block(p_psi, o_t, m_t, o_m, M), load_block(p_pull, o_t, m_t, o_m, M)
     b_gram, b_cross = _load_tile(p_gram, i_c, BT), _load_tile(p_cross, i_c, BT)
     b_lh = tl.broadcast_to(b_lh[None, :], (BT, BM))
     for i in tl.static_range(LEVELS):
@@ -355,12 +343,12 @@ def gates_kernel(
         b_f = _enter_upper(b_f, b_cross_w, write, lower, above, PRECISION)
         b_g = _enter_upper(b_g, b_gram_w, write, lower, above, PRECISION)
 
-    b_before = _load(p_norm - M, o_t, m_t & (o > 0), o_m, M)
+    b_before = load_block(p_norm - M, o_t, m_t & (o > 0), o_m, M)
     b_norm0 = tl.load(p_norm0 + i_c * M + o_m, mask=m_m, other=0.0)
     b_before = tl.where((o == 0)[:, None], b_norm0[None, :], b_before)
     b_with_h = (b_keep - b_theta) * b_g + b_theta * _diagonal(b_gram, BT) - b_keep * b_before
     b_dtheta = b_l - b_lh + b_psi * (_diagonal(b_cross, BT) - b_f) + b_pull * b_with_h
-    _store(p_dtheta, b_dtheta, o_t, m_t, o_m, M)
+    store_block(p_dtheta, b_dtheta, o_t, m_t, o_m, M)
 
 
 @triton.jit
@@ -372,18 +360,18 @@ def offers_kernel(
     o_d, i_c = tl.program_id(0) * BD + tl.arange(0, BD), tl.program_id(1).to(tl.int64)
     o_t, m_t = _chunk(p_begin, p_end, i_c, BT)
     b_tile, b_twin = _load_tile(p_tile, i_c, BT), _load_tile(p_twin, i_c, BT)
-    b_dx = tl.dot(tl.trans(b_tile), _load(p_dy, o_t, m_t, o_d, D), input_precision=PRECISION)
-    b_dx += tl.dot(b_twin, _load(p_x, o_t, m_t, o_d, D), input_precision=PRECISION)
+    b_dx = tl.dot(tl.trans(b_tile), load_block(p_dy, o_t, m_t, o_d, D), input_precision=PRECISION)
+    b_dx += tl.dot(b_twin, load_block(p_x, o_t, m_t, o_d, D), input_precision=PRECISION)
     for i_m in range(0, tl.cdiv(M, BM)):
         o_m = i_m * BM + tl.arange(0, BM)
         b_theta, b_keep, b_next = _decays(p_theta, p_end, i_c, o_t, m_t, o_m, M)
         b_write = b_theta * tl.cumprod(b_next, 0, reverse=True)
-        b_l = _load(p_adjoint + i_c * M * D, o_m, o_m < M, o_d, D)
+        b_l = load_block(p_adjoint + i_c * M * D, o_m, o_m < M, o_d, D)
         b_dx += tl.dot(b_write, b_l, input_precision=PRECISION)
-        b_nu = _load(p_nu, o_t, m_t, o_m, M) * tl.cumprod(b_keep, 0)
-        b_h = _load(p_states + i_c * M * D, o_m, o_m < M, o_d, D)
+        b_nu = load_block(p_nu, o_t, m_t, o_m, M) * tl.cumprod(b_keep, 0)
+        b_h = load_block(p_states + i_c * M * D, o_m, o_m < M, o_d, D)
         b_dx += tl.dot(b_nu, b_h, input_precision=PRECISION)
-    _store(p_dx, b_dx, o_t, m_t, o_d, D)
+    store_block(p_dx, b_dx, o_t, m_t, o_d, D)
 
 
 # --- host ------------------------------------------------------------------------------------------------------
@@ -398,36 +386,8 @@ class Blocks(NamedTuple):
     warps: int
 
 
-GRID = (2**31 - 1, 65_535, 65_535)  # programs that a GPU takes on the axes of one launch
-PART = 1 << 15  # chunks or sequences of a launch where one has no room for all; a power of 2 keeps pointers aligned
-# What kernels of a grid (blocks, chunks) index by the chunk, and those of (blocks, blocks, sequences) by the sequence.
-BY_CHUNK = {"p_states", "p_adjoint", "p_gram", "p_cross", "p_tile", "p_twin", "p_norm0", "p_radial", "p_begin", "p_end"}
-BY_SEQUENCE = {"p_initial", "p_final", "p_dfinal", "p_dinitial", "p_first"}
 DEFAULT = Blocks(32, 16, 32, 8)  # fits any card, no kernel spills on an H100: docs/kernels.md, section 6
 CONFIGURATIONS = (DEFAULT, Blocks(16, 16, 64, 8), Blocks(32, 16, 64, 4), Blocks(64, 16, 32, 8))
-
-
-def why_not() -> str | None:
-    """None if the kernels can run here, else the reason.
-
-    Triton decided whether they are compiled or interpreted when this file was imported, and about its own functions,
-    which they call, when it was itself imported. TRITON_INTERPRET has no say after that.
-    """
-    if _is_interpreted(gram_kernel) != _is_interpreted(tl.cdiv):
-        return "TRITON_INTERPRET changed between the imports of triton and of fast: set it before Python starts"
-    if _is_interpreted(gram_kernel) or torch.cuda.is_available():
-        return None
-    if triton.knobs.runtime.interpret:
-        return "no GPU was found, and TRITON_INTERPRET was set after fast was imported: set it before Python starts"
-    return "no GPU was found (TRITON_INTERPRET=1, set before Python starts, runs the kernels slowly on a CPU)"
-
-
-def _is_interpreted(function) -> bool:
-    return not isinstance(function, triton.JITFunction)
-
-
-if _is_interpreted(tl.cdiv):
-    import triton.experimental.gluon  # the first call would, and fail if TRITON_INTERPRET is gone by then
 
 
 def factorization_memory(
@@ -447,7 +407,7 @@ def factorization_memory(
     for half-precision x, which has no more bits itself; else what torch.set_float32_matmul_precision says.
     """
     inputs = (theta, phi, x, initial_state)
-    save = checks.needs_grad(*inputs)
+    save = operators.needs_grad(*inputs)
     y, final_state, *_ = _forward_op(*inputs, cu_seqlens, eps, precision, save, *blocks)
     return y, final_state
 
@@ -502,35 +462,6 @@ def _capacity(x: Tensor, cu_seqlens: Tensor | None, length: int) -> int:
     return rows * -(-tokens // length) if cu_seqlens is None else tokens // length + cu_seqlens.shape[0] - 1
 
 
-def _launch(kernel, grid: tuple[int, ...], *args, warps: int, **constants) -> None:
-    """On the device of the first argument. An empty grid is legal here, though not in Triton."""
-    if all(grid):
-        constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
-        with torch.cuda.device_of(args[0]):  # Triton launches on the current device, wherever the pointers lead
-            for part, these in _parts(kernel, grid, args):
-                kernel[_checked_grid(*part)](*these, **constants, num_warps=warps)
-
-
-def _parts(kernel, grid: tuple[int, ...], args: tuple) -> Iterator[tuple[tuple[int, ...], tuple]]:
-    """One launch, or several if there are more chunks or sequences than the last axis of a grid has room for."""
-    if grid[-1] <= GRID[len(grid) - 1]:
-        yield grid, args
-        return
-    cut = BY_CHUNK if len(grid) == 2 else BY_SEQUENCE
-    for begin in range(0, grid[-1], PART):
-        these = (v[begin:] if name in cut else v for name, v in zip(kernel.arg_names, args, strict=False))
-        yield (*grid[:-1], min(PART, grid[-1] - begin)), tuple(these)
-
-
-def _checked_grid(*grid: int) -> tuple[int, ...]:
-    if any(size > limit for size, limit in zip(grid, GRID, strict=False)):
-        raise ValueError(
-            f"backend 'triton' can launch a grid of at most {GRID}, this call needs {grid}: "
-            "pass fewer sequences, tokens, slots or columns at a time"
-        )
-    return grid
-
-
 def _precision(asked: str, x: Tensor) -> str:
     """Asked inside the operators: torch.compile cannot trace the question."""
     if asked != "auto":
@@ -578,14 +509,14 @@ def _forward_op(
     begin, end, first = _chunks(x, cu_seqlens, bt)
     c = _constants(Blocks(bt, bm, bd, warps), _precision(precision, x))
     by_slot, by_width = triton.cdiv(M, bm), triton.cdiv(D, bd)
-    _launch(gram_kernel, (chunks,), x, x, gram, begin, end, D, **c)
-    _launch(
+    launch(gram_kernel, (chunks,), x, x, gram, begin, end, D, **c)
+    launch(
         states_kernel, (by_slot, by_width, sequences), theta, x, initial, states, final, begin, end, first, M, D, **c
     )
-    _launch(inner_kernel, (by_slot, chunks), theta, phi, x, states, gram, start, norm, norm0, psi, begin, end,
+    launch(inner_kernel, (by_slot, chunks), theta, phi, x, states, gram, start, norm, norm0, psi, begin, end,
             M, D, eps, **c)  # fmt: skip
-    _launch(tile_kernel, (chunks,), theta, psi, tile, begin, end, M, SYMMETRIC=False, **c)
-    _launch(read_kernel, (by_width, chunks), theta, x, states, psi, tile, y, begin, end, M, D, **c)
+    launch(tile_kernel, (chunks,), theta, psi, tile, begin, end, M, SYMMETRIC=False, **c)
+    launch(read_kernel, (by_width, chunks), theta, x, states, psi, tile, y, begin, end, M, D, **c)
     return y, final, *saved
 
 
@@ -604,36 +535,34 @@ def _backward_op(
     begin, end, _ = at = _chunks(x, cu_seqlens, bt)
     c = _constants(Blocks(bt, bm, bd, warps), _precision(precision, x))
     by_slot, by_width = triton.cdiv(M, bm), triton.cdiv(D, bd)
-    _launch(gram_kernel, (chunks,), dy, x, cross, begin, end, D, **c)
-    _launch(pull_kernel, (by_slot, chunks), theta, dy, states, cross, norm, psi, dphi, f, pull, nu, radial, begin, end,
+    launch(gram_kernel, (chunks,), dy, x, cross, begin, end, D, **c)
+    launch(pull_kernel, (by_slot, chunks), theta, dy, states, cross, norm, psi, dphi, f, pull, nu, radial, begin, end,
             M, D, eps, **c)  # fmt: skip
-    _launch(adjoint_kernel, (by_slot, by_width, sequences), theta, x, dy, states, psi, nu, radial, dfinal, adjoint,
+    launch(adjoint_kernel, (by_slot, by_width, sequences), theta, x, dy, states, psi, nu, radial, dfinal, adjoint,
             dinitial, *at, M, D, **c)  # fmt: skip
-    _launch(gates_kernel, (by_slot, chunks), theta, x, states, adjoint, gram, cross, start, f, norm, norm0, psi, pull,
+    launch(gates_kernel, (by_slot, chunks), theta, x, states, adjoint, gram, cross, start, f, norm, norm0, psi, pull,
             dtheta, begin, end, M, D, **c)  # fmt: skip
-    _launch(tile_kernel, (chunks,), theta, nu, twin, begin, end, M, SYMMETRIC=True, **c)
-    _launch(offers_kernel, (by_width, chunks), theta, x, dy, states, adjoint, nu, tile, twin, dx, begin, end, M, D, **c)
+    launch(tile_kernel, (chunks,), theta, nu, twin, begin, end, M, SYMMETRIC=True, **c)
+    launch(offers_kernel, (by_width, chunks), theta, x, dy, states, adjoint, nu, tile, twin, dx, begin, end, M, D, **c)
     return dtheta, dphi, dx, dinitial
 
 
 def _setup(ctx, inputs, output) -> None:
     theta, phi, x, initial_state, cu_seqlens, eps, precision, _, *blocks = inputs
     ctx.save_for_backward(theta, phi, x, cu_seqlens, *output[2:])
-    ctx.rest = (eps, precision, *blocks), initial_state is not None and initial_state.dtype, output[1].shape
-    ctx.set_materialize_grads(False)  # or zeros as large as all that is saved would come beside dy and dfinal
+    ctx.rest = (
+        (eps, precision, *blocks),
+        initial_state is not None and initial_state.dtype,
+        (output[1].shape, output[1].dtype),
+    )
 
 
-def _backward(ctx, dy, dfinal, *_):
-    checks.differentiable(dy=dy, dfinal=dfinal)
+def _backward(ctx, dy, dfinal):
     theta, phi, x, cu_seqlens, *saved = ctx.saved_tensors
-    rest, dtype, shape = ctx.rest
-    dy = torch.zeros_like(x) if dy is None else dy
-    dfinal = saved[0].new_zeros(shape) if dfinal is None else dfinal
+    rest, dtype, final = ctx.rest
+    dy, dfinal = operators.asked_for(dy, dfinal, x, final)
     *grads, dinitial = _backward_op(dy, dfinal, theta, phi, x, cu_seqlens, *saved, *rest)
     return *grads, dinitial.to(dtype) if dtype else None, *(None,) * 8
 
 
-_forward_op.register_fake(_outputs)
-_backward_op.register_fake(_gradients)
-_forward_op.register_autograd(_backward, setup_context=_setup)
-_backward_op.register_autograd(checks.refuse_second_derivative)
+operators.register(_forward_op, _backward_op, _outputs, _gradients, _setup, _backward)

@@ -13,10 +13,10 @@ import fast
 import reference
 from tests.support.cases import gates, lay_out, within
 
-triton_step = pytest.importorskip("fast.triton_step", reason="triton is not installed")
+step_kernels = pytest.importorskip("fast.kernels.step", reason="triton is not installed")
 few = hypothesis.settings(max_examples=max(5, hypothesis.settings.default.max_examples // 3))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CONFIGURATIONS = (*triton_step.CONFIGURATIONS, triton_step.Blocks(2, 4, 1))  # the last has many groups, many turns
+CONFIGURATIONS = (*step_kernels.CONFIGURATIONS, step_kernels.Blocks(2, 4, 1))  # the last has many groups, many turns
 LAYOUTS = ("contiguous", "transposed", "gaps", "same in time", "same in all")
 FORMS = ("step", "step_", "sparse_step", "sparse_step_")
 on_every_form = pytest.mark.parametrize("form", FORMS)
@@ -87,7 +87,7 @@ def test_equals_the_loop(form, blocks, data):
     y, after, y_size, after_size = exactly(form, arguments, eps)
     arguments = copies(arguments)
     before = arguments[-1].clone()
-    got, got_after = getattr(triton_step, form)(*arguments, eps=eps, blocks=blocks)
+    got, got_after = getattr(step_kernels, form)(*arguments, eps=eps, blocks=blocks)
     assert got.dtype == arguments[-2].dtype and got_after.dtype == torch.float32
     within("y", got.cpu(), y, y_size, 1)
     within("state", got_after.cpu(), after, after_size, 1)
@@ -104,7 +104,7 @@ def test_zero_keeps_a_slot_and_one_replaces_it(form, data):
     theta, phi, *rest = data.draw(tokens(form))
     x, before = rest[-2].float(), rest[-1].clone()
     chosen = torch.rand(theta.shape, device=DEVICE) < 0.5
-    _, after = getattr(triton_step, form)(chosen.to(theta.dtype), phi, *copies(rest))
+    _, after = getattr(step_kernels, form)(chosen.to(theta.dtype), phi, *copies(rest))
     slots = rest[0].long() if "sparse" in form else torch.arange(before.shape[1], device=DEVICE).expand(theta.shape)
     at = (torch.arange(len(x), device=DEVICE)[:, None], slots)
     assert torch.equal(after[at], torch.where(chosen[..., None], x[:, None], before[at]))
@@ -118,7 +118,7 @@ def test_slots_not_named_keep_their_bits(form, data):
     named = torch.zeros(state.shape[:2], dtype=torch.bool, device=DEVICE).scatter(1, slots.long(), True)
     state = state.masked_fill(~named[..., None], torch.nan)  # to read one would show as well
     bits = state.view(torch.int32).clone()
-    y, after = getattr(triton_step, form)(theta, phi, slots, x, state)
+    y, after = getattr(step_kernels, form)(theta, phi, slots, x, state)
     assert torch.equal(after.view(torch.int32)[~named], bits[~named])
     assert not y.isnan().any()
 
@@ -128,7 +128,7 @@ def test_more_groups_and_columns_than_merge_takes_at_once(form):
     arguments = ordinary(form, B=2, M=43, K=39, D=70)
     want = exactly(form, arguments, 1e-6)[:2]
     for got, exact in zip(
-        getattr(triton_step, form)(*arguments, blocks=triton_step.Blocks(2, 70, 1)), want, strict=True
+        getattr(step_kernels, form)(*arguments, blocks=step_kernels.Blocks(2, 70, 1)), want, strict=True
     ):
         assert (got.cpu() - exact).norm() <= 1e-6 * exact.norm()
 
@@ -147,8 +147,8 @@ def test_offsets_beyond_two_to_the_31(form, far, tmp_path):
         store = torch.from_file(str(tmp_path / "store"), shared=True, size=numbers, dtype=torch.float32)
         (tmp_path / "store").unlink()  # while it is mapped it exists
     inside = store.as_strided(state.shape, strides).copy_(state)
-    y, _ = getattr(triton_step, form)(*others, inside)
-    want_y, want = getattr(triton_step, form)(*others, state)
+    y, _ = getattr(step_kernels, form)(*others, inside)
+    want_y, want = getattr(step_kernels, form)(*others, state)
     assert torch.equal(y, want_y) and torch.equal(inside, want)
 
 
@@ -159,8 +159,8 @@ def test_in_place_means_the_same_memory(form):
     B, M, D = state.shape
     store = torch.full((B, 3, 2 * M, D + 5), 7.0, device=DEVICE)
     inside = store[:, 1, ::2, 3:-2].copy_(state)
-    y, after = getattr(triton_step, form)(*others, inside)
-    want_y, want = getattr(triton_step, form.removesuffix("_"))(*others, state)
+    y, after = getattr(step_kernels, form)(*others, inside)
+    want_y, want = getattr(step_kernels, form.removesuffix("_"))(*others, state)
     assert after is inside and torch.equal(inside, want) and torch.equal(y, want_y)
     inside.fill_(7.0)
     assert (store == 7).all()
@@ -169,8 +169,8 @@ def test_in_place_means_the_same_memory(form):
 @on_every_form
 def test_a_sequence_gives_the_same_bits_alone(form):
     arguments = ordinary(form)
-    y, state = getattr(triton_step, form)(*copies(arguments))
-    alone, alone_state = getattr(triton_step, form)(*(v[1:] for v in copies(arguments)))
+    y, state = getattr(step_kernels, form)(*copies(arguments))
+    alone, alone_state = getattr(step_kernels, form)(*(v[1:] for v in copies(arguments)))
     assert torch.equal(y[1:], alone) and torch.equal(state[1:], alone_state)
 
 
@@ -178,9 +178,9 @@ def test_a_sequence_gives_the_same_bits_alone(form):
 @pytest.mark.parametrize("where", [-1, -2])
 def test_nan_stays_in_its_sequence(form, where):
     arguments = ordinary(form, K=19)
-    want, want_state = getattr(triton_step, form)(*copies(arguments))
+    want, want_state = getattr(step_kernels, form)(*copies(arguments))
     arguments[where][0].view(-1)[-1] = torch.nan
-    y, state = getattr(triton_step, form)(*arguments)
+    y, state = getattr(step_kernels, form)(*arguments)
     assert y[0].isnan().all() and state[0].isnan().any()
     assert torch.equal(y[1], want[1]) and torch.equal(state[1], want_state[1])
 
@@ -191,7 +191,7 @@ def test_a_slot_outside_is_not_touched_and_shows(wrong):
     theta, phi, slots, x, state = ordinary("sparse_step_", B=3)
     store = torch.cat([state.new_zeros(1, *state.shape[1:]), state, state.new_zeros(1, *state.shape[1:])])
     slots[1, 3] = wrong
-    y, _ = triton_step.sparse_step_(theta, phi, slots, x, store[1:-1])
+    y, _ = step_kernels.sparse_step_(theta, phi, slots, x, store[1:-1])
     assert y[1].isnan().all() and not y[[0, 2]].isnan().any()
     touched = (store != torch.cat([store[:1] * 0, state, store[:1] * 0])).any(-1)
     assert touched.sum(1).tolist() == [0, 11, 10, 11, 0]
@@ -200,21 +200,21 @@ def test_a_slot_outside_is_not_touched_and_shows(wrong):
 def test_an_expanded_state_is_not_written():
     *others, state = ordinary("step_")
     with pytest.raises(ValueError, match=r"^state must not be expanded to be written in place"):
-        triton_step.step_(*others, state[:1].expand(2, -1, -1))
+        step_kernels.step_(*others, state[:1].expand(2, -1, -1))
 
 
 def test_opcheck():
     theta, phi, x, state = ordinary("step")
     operators = torch.ops.factorization_memory
-    torch.library.opcheck(operators.triton_step.default, (theta, phi, x, state, 1e-6, *triton_step.DEFAULT))
-    torch.library.opcheck(operators.triton_step_.default, (theta, phi, None, x, state, 1e-6, *triton_step.DEFAULT))
-    arguments = (*ordinary("sparse_step_"), 1e-6, *triton_step.DEFAULT)
+    torch.library.opcheck(operators.triton_step.default, (theta, phi, x, state, 1e-6, *step_kernels.DEFAULT))
+    torch.library.opcheck(operators.triton_step_.default, (theta, phi, None, x, state, 1e-6, *step_kernels.DEFAULT))
+    arguments = (*ordinary("sparse_step_"), 1e-6, *step_kernels.DEFAULT)
     torch.library.opcheck(operators.triton_step_.default, arguments)
 
 
 @on_every_form
 def test_compiles_whole(form):
-    step, arguments = getattr(triton_step, form), ordinary(form)
+    step, arguments = getattr(step_kernels, form), ordinary(form)
     compiled = torch.compile(lambda *v: step(*v), fullgraph=True, backend="aot_eager")
     mine, theirs = copies(arguments), copies(arguments)
     for got, want in zip(compiled(*mine), step(*theirs), strict=True):
@@ -225,15 +225,15 @@ def test_compiles_whole(form):
 @on_every_form
 def test_float64_gates_are_rounded(form):
     theta, phi, *rest = ordinary(form)
-    want = getattr(triton_step, form)(theta, phi, *copies(rest))
-    got = getattr(triton_step, form)(theta.double(), phi.double(), *copies(rest))
+    want = getattr(step_kernels, form)(theta, phi, *copies(rest))
+    got = getattr(step_kernels, form)(theta.double(), phi.double(), *copies(rest))
     assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
 
 
 @on_every_form
 def test_public_steps_take_it_on_a_gpu_without_gradients(form, monkeypatch):
     taken = []
-    monkeypatch.setattr(triton_step, form, lambda *v, **_: taken.append(form) or (v[-2], v[-1]))
+    monkeypatch.setattr(step_kernels, form, lambda *v, **_: taken.append(form) or (v[-2], v[-1]))
     *others, state = ordinary(form)
     gate = others[0].clone().requires_grad_()
 

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 from experiments.launches import dense, launches, sparse, step
-from fast import triton_dense
-from fast.triton_sparse import _per_row
+from fast.kernels import dense as dense_kernels
+from fast.kernels.sparse import _per_row
 
 LIMITS = (2**31 - 1, 65_535, 65_535)  # programs on the three axes of a CUDA grid
 TOKENS = [(512, 4096), (2, 2**20), (1, 2**31), (2**23, 4), (70_000, 3), (2**16, 2**15)]  # B, T
@@ -68,20 +68,20 @@ def test_what_no_grid_takes_is_refused(call, grid):
 def test_a_grid_in_parts_gives_the_same_bits(monkeypatch, packed):
     """More chunks and more sequences than the last axis takes, the last part a short one."""
     theta, phi, x, state = (torch.randn(n) for n in ((3, 17, 2), (3, 17, 2), (3, 17, 3), (3, 2, 3)))
-    values, options = [theta.sigmoid(), phi, x, state], {"blocks": triton_dense.Blocks(16, 16, 16, 4)}
+    values, options = [theta.sigmoid(), phi, x, state], {"blocks": dense_kernels.Blocks(16, 16, 16, 4)}
     if packed:
         values = [v.flatten(0, 1)[None] for v in values[:3]] + [state]
         options["cu_seqlens"] = torch.tensor([0, 2, 34, 51])
     values = [v.requires_grad_() for v in values]
 
     def run():
-        y, final = triton_dense.factorization_memory(*values, **options)
+        y, final = dense_kernels.factorization_memory(*values, **options)
         return y, final, *torch.autograd.grad(y.square().sum() + final.square().sum(), values)
 
     want, launched = run(), []
-    monkeypatch.setattr(triton_dense, "GRID", (2**31 - 1, 2, 2))
-    monkeypatch.setattr(triton_dense, "PART", 2)
-    monkeypatch.setattr(triton_dense, "_checked_grid", lambda *grid: launched.append(grid) or grid)
+    monkeypatch.setattr(dense_kernels, "GRID", (2**31 - 1, 2, 2))
+    monkeypatch.setattr(dense_kernels, "PART", 2)
+    monkeypatch.setattr(dense_kernels, "_checked_grid", lambda *grid: launched.append(grid) or grid)
     assert all(map(torch.equal, run(), want))
     assert {grid[-1] for grid in launched if len(grid) > 1} == {1, 2}
 

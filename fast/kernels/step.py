@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fast.triton_dense import GRID, _checked_grid
+from fast.kernels.blocks import GRID, checked_grid
 
 
 @triton.jit
@@ -134,12 +134,12 @@ def _run(theta, phi, slots, x, before, after, eps, blocks) -> Tensor:
     groups = triton.cdiv(K, constants["BG"])
     shares = y if groups == 1 else x.new_empty(B, groups, D, dtype=torch.float32)
     with torch.cuda.device_of(x):
-        step_kernel[_checked_grid(B, groups)](
+        step_kernel[checked_grid(B, groups)](
             theta, phi, slots, x, before, after, shares, *before.stride(), K, before.shape[1], D, eps,
             **constants, SPARSE=slots is not None, num_warps=blocks.warps,
         )  # fmt: skip
         if groups > 1:
-            merge_kernel[_checked_grid(B, triton.cdiv(D, MERGE["BD"]))](shares, y, groups, D, **MERGE)
+            merge_kernel[checked_grid(B, triton.cdiv(D, MERGE["BD"]))](shares, y, groups, D, **MERGE)
     return y
 
 

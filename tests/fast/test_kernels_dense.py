@@ -17,13 +17,13 @@ from fast import chunked
 from tests.fast import test_laws
 from tests.support.cases import cases, check, steps, whole
 
-triton_dense = fast.triton_dense
+dense_kernels = fast.kernels.dense
 pytestmark = [
-    pytest.mark.skipif(triton_dense is None, reason="triton is not installed"),
+    pytest.mark.skipif(dense_kernels is None, reason="triton is not installed"),
     # The interpreter stores float16 with numpy, which warns where a gradient is beyond 65,504 and becomes infinite.
     pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning"),
 ]
-if triton_dense is not None:
+if dense_kernels is not None:
     import triton
     import triton.language as tl
 
@@ -64,7 +64,7 @@ class Forms:
         self.blocks = blocks
 
     def factorization_memory(self, *inputs, **options):
-        return triton_dense.factorization_memory(*inputs, blocks=self.blocks, **options)
+        return dense_kernels.factorization_memory(*inputs, blocks=self.blocks, **options)
 
 
 def test_the_interpreter_adds_right():
@@ -75,7 +75,7 @@ def test_the_interpreter_adds_right():
     assert out.tolist() == [5.0, 4.0, -2.0, 0.5]
 
 
-if triton_dense is not None:
+if dense_kernels is not None:
 
     @triton.jit
     def add_kernel(p_x, p_out, n: tl.constexpr):
@@ -83,7 +83,7 @@ if triton_dense is not None:
         tl.store(p_out + o, tl.load(p_x + o) + tl.load(p_x + o))
 
 
-@pytest.mark.parametrize("blocks", [] if triton_dense is None else triton_dense.CONFIGURATIONS, ids=str)
+@pytest.mark.parametrize("blocks", [] if dense_kernels is None else dense_kernels.CONFIGURATIONS, ids=str)
 @few
 @given(st.data())
 def test_equals_the_loop(blocks, data):
@@ -115,7 +115,7 @@ def test_the_scale_of_what_is_written_does_not_matter_as_eps_vanishes(data):
 def test_decode_steps_are_a_prefill(name, data):
     case = sharp(data.draw)
     prefill = [v.double() for v in whole("triton")(case)]
-    check(case, steps(getattr(fast.triton_step, name)), truth=lambda _: prefill, differentiate=False)
+    check(case, steps(getattr(fast.kernels.step, name)), truth=lambda _: prefill, differentiate=False)
 
 
 @few
@@ -140,7 +140,7 @@ def ordinary(*shape, requires_grad=False, **how):
 
 def test_more_slots_and_columns_than_a_block():
     """Sums over several blocks of slots and of columns, several chunks, borders that no block meets."""
-    blocks = triton_dense.Blocks(16, 16, 16, 4)
+    blocks = dense_kernels.Blocks(16, 16, 16, 4)
     inputs = ordinary(1, 35, 37, 41, requires_grad=True)
     exact = [v.detach().double().requires_grad_() for v in inputs]
     results = []
@@ -183,7 +183,7 @@ def test_compiles_whole():
 def test_float32_is_multiplied_as_torch_is_told(monkeypatch, dtype, setting, precision):
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: setting)
     x = torch.zeros(1, dtype=dtype)
-    assert [triton_dense._precision(asked, x) for asked in ("auto", "ieee", "tf32")] == [precision, "ieee", "tf32"]
+    assert [dense_kernels._precision(asked, x) for asked in ("auto", "ieee", "tf32")] == [precision, "ieee", "tf32"]
 
 
 def test_the_fastest_blocks_are_those_that_fit_and_take_least_time(monkeypatch):
@@ -196,17 +196,17 @@ def test_the_fastest_blocks_are_those_that_fit_and_take_least_time(monkeypatch):
             raise triton.OutOfResources(200_000, 100_000, "shared memory")
         return {large: 1.0, middle: 2.0}[run.args[0]]
 
-    small, middle, large = (triton_dense.Blocks(16, 16, width, 4) for width in (16, 32, 64))
-    monkeypatch.setattr(triton_dense, "CONFIGURATIONS", (small, middle, large))
+    small, middle, large = (dense_kernels.Blocks(16, 16, width, 4) for width in (16, 32, 64))
+    monkeypatch.setattr(dense_kernels, "CONFIGURATIONS", (small, middle, large))
     theta, phi, x, _ = ordinary(1, 18, 3, 5)
-    assert triton_dense.fastest(theta, phi, x, measure) == large and tried == [small, middle, large]
+    assert dense_kernels.fastest(theta, phi, x, measure) == large and tried == [small, middle, large]
     with pytest.raises(ValueError, match="x must be on the GPU that is to be measured, got cpu"):
-        triton_dense.fastest(theta, phi, x)
+        dense_kernels.fastest(theta, phi, x)
 
 
 def test_without_gradients_nothing_is_kept():
     inputs = ordinary(1, 20, 3, 5)
-    arguments = (*inputs, None, 1e-6, "ieee", False, *triton_dense.DEFAULT)
+    arguments = (*inputs, None, 1e-6, "ieee", False, *dense_kernels.DEFAULT)
     y, _, *saved = torch.ops.factorization_memory.triton_dense(*arguments)
     assert all(v.numel() == 0 for v in saved)
     with_gradients, _ = fast.factorization_memory(*[v.clone().requires_grad_() for v in inputs], backend="triton")

@@ -1,0 +1,115 @@
+"""The backends: what each computes, why it cannot run here, and which of them "auto" takes."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fast import chunked, operators, packing, scan, step
+from fast.validation import one_of
+
+try:
+    from fast.kernels import blocks
+    from fast.kernels import dense as dense_kernels
+    from fast.kernels import sparse as sparse_kernels
+    from fast.kernels import step as step_kernels
+except ImportError:  # no triton: everything else works without it
+    blocks = dense_kernels = sparse_kernels = step_kernels = None
+
+
+class Backend(NamedTuple):
+    """The functions of one backend; None where it has no such form."""
+
+    dense: Callable | None
+    sparse: Callable | None
+    why_not: Callable[[], str | None]  # None if it can run here
+    wide: bool = True  # whether it computes in float64
+
+
+def _why_not_triton() -> str | None:
+    return "triton is not installed" if blocks is None else blocks.why_not()
+
+
+BACKENDS = {
+    "chunked": Backend(chunked.factorization_memory, chunked.sparse_factorization_memory, lambda: None),
+    "scan": Backend(None, scan.sparse_factorization_memory, lambda: None),
+    "triton": Backend(
+        dense_kernels and dense_kernels.factorization_memory,
+        sparse_kernels and sparse_kernels.sparse_factorization_memory,
+        _why_not_triton,
+        wide=False,
+    ),
+}
+DENSE_BACKENDS = ("auto", *(name for name in BACKENDS if name != "scan"))
+SPARSE_BACKENDS = ("auto", *BACKENDS)
+
+
+def backends() -> dict[str, str | None]:
+    """Every backend by name: None if it can run here, else the reason why not.
+
+    >>> backends()["chunked"] is None
+    True
+    """
+    return {name: backend.why_not() for name, backend in BACKENDS.items()}
+
+
+def dense_form(name: str, *inputs: Tensor | None) -> Callable:
+    """The function that computes the dense form of floating inputs, the first of them a tensor."""
+    one_of("backend", name, DENSE_BACKENDS)
+    if name == "auto":
+        name = "triton" if _suits_triton(*inputs) else "chunked"
+    return _runnable(name, *inputs).dense
+
+
+def sparse_form(name: str, slots_per_token: int, num_slots: int, *inputs: Tensor | None) -> Callable:
+    """The function that computes the sparse form. From some share of the slots on, the dense form is faster."""
+    one_of("backend", name, SPARSE_BACKENDS)
+    if name == "auto":
+        on_gpu = _suits_triton(*inputs)
+        if scan_is_cheaper(slots_per_token, num_slots):
+            name = "triton" if on_gpu else "scan"
+        elif on_gpu:
+            return partial(packing.over_zeros, dense_kernels.factorization_memory)
+        else:
+            name = "chunked"
+    return _runnable(name, *inputs).sparse
+
+
+def step_functions(*inputs: Tensor):
+    """The module whose step functions compute a step: Triton's on a GPU, in float32, where no gradient is asked for.
+
+    The state is the last of the inputs.
+    """
+    state = inputs[-1]
+    differentiate = operators.needs_grad(*inputs) or any(map(operators.has_tangent, inputs))
+    in_kernel = step_kernels is not None and state.is_cuda and state.dtype == torch.float32 and not differentiate
+    return step_kernels if in_kernel else step
+
+
+def scan_is_cheaper(slots_per_token: int, num_slots: int) -> bool:
+    """Whether the scan takes less time than the dense form over zeros, forward + backward on a CPU.
+
+    Times are equal at about K = 5 of M = 32, 7 of 64, 13 of 128, 21 of 256, 37 of 512 (docs/results/speed_sparse.json,
+    between the K measured; two cores, T = 4096, D = 512): a pair costs as much as about 15 slots of the dense form.
+    """
+    return slots_per_token <= 2 + num_slots / 16
+
+
+def _runnable(name: str, *inputs: Tensor | None) -> Backend:
+    backend = BACKENDS[name]
+    if reason := backend.why_not():
+        raise ValueError(f"backend {name!r} cannot run here: {reason}")
+    if _is_wide(*inputs) and not backend.wide:
+        raise TypeError(f"backend {name!r} needs float32 or half precision, got torch.float64")
+    return backend
+
+
+def _suits_triton(*inputs: Tensor | None) -> bool:
+    """Whether "auto" takes Triton: on a GPU, where float32 is enough."""
+    return blocks is not None and inputs[0].is_cuda and not _is_wide(*inputs)
+
+
+def _is_wide(*inputs: Tensor | None) -> bool:
+    return any(v is not None and v.dtype == torch.float64 for v in inputs)

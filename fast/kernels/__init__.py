@@ -1,0 +1,1 @@
+"""Triton kernels: forward, backward and decode, on a GPU, or interpreted on a CPU."""

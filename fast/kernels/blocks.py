@@ -1,0 +1,78 @@
+"""What all kernels share: moving blocks, launching within the limits of a grid, and whether they can run here."""
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+
+GRID = (2**31 - 1, 65_535, 65_535)  # programs that a GPU takes on the axes of one launch
+PART = 1 << 15  # chunks or sequences of a launch where one has no room for all; a power of 2 keeps pointers aligned
+# What kernels of a grid (blocks, chunks) index by the chunk, and those of (blocks, blocks, sequences) by the sequence.
+BY_CHUNK = {"p_states", "p_adjoint", "p_gram", "p_cross", "p_tile", "p_twin", "p_norm0", "p_radial", "p_begin", "p_end"}
+BY_SEQUENCE = {"p_initial", "p_final", "p_dfinal", "p_dinitial", "p_first"}
+
+
+@triton.jit
+def load_block(p, o_row, m_row, o_col, n_col):
+    """Rows o_row, columns o_col of a row-major [., n_col] array as float32; 0 outside."""
+    mask = m_row[:, None] & (o_col < n_col)[None, :]
+    return tl.load(p + o_row[:, None].to(tl.int64) * n_col + o_col[None, :], mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_block(p, block, o_row, m_row, o_col, n_col):
+    mask = m_row[:, None] & (o_col < n_col)[None, :]
+    tl.store(p + o_row[:, None].to(tl.int64) * n_col + o_col[None, :], block.to(p.dtype.element_ty), mask=mask)
+
+
+def launch(kernel, grid: tuple[int, ...], *args, warps: int, **constants) -> None:
+    """On the device of the first argument. An empty grid is legal here, though not in Triton."""
+    if all(grid):
+        constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
+        with torch.cuda.device_of(args[0]):  # Triton launches on the current device, wherever the pointers lead
+            for part, these in _parts(kernel, grid, args):
+                kernel[checked_grid(*part)](*these, **constants, num_warps=warps)
+
+
+def _parts(kernel, grid: tuple[int, ...], args: tuple) -> Iterator[tuple[tuple[int, ...], tuple]]:
+    """One launch, or several if there are more chunks or sequences than the last axis of a grid has room for."""
+    if grid[-1] <= GRID[len(grid) - 1]:
+        yield grid, args
+        return
+    cut = BY_CHUNK if len(grid) == 2 else BY_SEQUENCE
+    for begin in range(0, grid[-1], PART):
+        these = (v[begin:] if name in cut else v for name, v in zip(kernel.arg_names, args, strict=False))
+        yield (*grid[:-1], min(PART, grid[-1] - begin)), tuple(these)
+
+
+def checked_grid(*grid: int) -> tuple[int, ...]:
+    if any(size > limit for size, limit in zip(grid, GRID, strict=False)):
+        raise ValueError(
+            f"backend 'triton' can launch a grid of at most {GRID}, this call needs {grid}: "
+            "pass fewer sequences, tokens, slots or columns at a time"
+        )
+    return grid
+
+
+def why_not() -> str | None:
+    """None if the kernels can run here, else the reason.
+
+    Triton decided whether they are compiled or interpreted when this file was imported, and about its own functions,
+    which they call, when it was itself imported. TRITON_INTERPRET has no say after that.
+    """
+    if is_interpreted(load_block) != is_interpreted(tl.cdiv):
+        return "TRITON_INTERPRET changed between the imports of triton and of fast: set it before Python starts"
+    if is_interpreted(load_block) or torch.cuda.is_available():
+        return None
+    if triton.knobs.runtime.interpret:
+        return "no GPU was found, and TRITON_INTERPRET was set after fast was imported: set it before Python starts"
+    return "no GPU was found (TRITON_INTERPRET=1, set before Python starts, runs the kernels slowly on a CPU)"
+
+
+def is_interpreted(function) -> bool:
+    return not isinstance(function, triton.JITFunction)
+
+
+if is_interpreted(tl.cdiv):
+    import triton.experimental.gluon  # the first call would, and fail if TRITON_INTERPRET is gone by then
