@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
+TOOLS = {"experiments", "notebooks"}  # what a clone runs: they need more than the library
 DECLARED = {part.name: part for part in map(Requirement, PYPROJECT["project"]["dependencies"])}
 
 
@@ -21,10 +22,21 @@ def imported(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+def needed(packages: set[str]) -> set[str]:
+    """The outermost modules that packages import, but for Python's and the project's own."""
+    files = [path for package in packages for path in (ROOT / package).glob("*.py")]
+    return set().union(*map(imported, files)) - set(sys.stdlib_module_names) - set(PACKAGES)
+
+
 def test_every_import_is_declared():
-    files = [path for package in PACKAGES for path in (ROOT / package).glob("*.py")]
-    needed = set().union(*map(imported, files)) - set(sys.stdlib_module_names) - set(PACKAGES)
-    assert needed == DECLARED.keys()
+    assert needed(set(PACKAGES) - TOOLS) == DECLARED.keys()
+
+
+def test_what_the_tools_need_beyond_that_is_an_extra():
+    extra = {Requirement(part).name for part in PYPROJECT["project"]["optional-dependencies"]["notebooks"]}
+    beyond = needed(TOOLS) - DECLARED.keys()
+    # Pillow comes with matplotlib; the peers are measured where they are installed.
+    assert beyond - {"PIL", "fla", "mamba_ssm"} <= extra
 
 
 def test_the_pins_of_a_clone_satisfy_what_the_package_asks_for():
