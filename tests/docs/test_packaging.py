@@ -24,7 +24,7 @@ def imported(path: Path) -> set[str]:
 
 def needed(packages: set[str]) -> set[str]:
     """The outermost modules that packages import, but for Python's and the project's own."""
-    files = [path for package in packages for path in (ROOT / package).glob("*.py")]
+    files = [path for package in packages for path in (ROOT / package.replace(".", "/")).glob("*.py")]
     return set().union(*map(imported, files)) - set(sys.stdlib_module_names) - set(PACKAGES)
 
 
@@ -53,8 +53,15 @@ def test_the_pins_of_a_clone_satisfy_what_the_package_asks_for():
 def test_the_trained_models_are_in_the_package():
     (pattern,) = PYPROJECT["tool"]["setuptools"]["package-data"]["lm"]
     held = set((ROOT / "lm").glob(pattern))
-    needed = {
+    trained = {
         path for path in (ROOT / "lm" / "checkpoints").rglob("*") if path.name in ("run.json", "model.safetensors")
     }
-    assert needed and needed <= held
+    assert trained and trained <= held
     assert PYPROJECT["project"]["license-files"] == ["LICENSE"]  # which `publish` reads
+
+
+def test_every_folder_of_code_is_in_the_package():
+    folders = {path.parent for package in PACKAGES for path in (ROOT / package.split(".")[0]).rglob("*.py")}
+    assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in folders} - {"notebooks.solutions"} == set(
+        PACKAGES
+    )
