@@ -25,6 +25,7 @@ import fast
 from fast.attention import Cache, cached_attention, cached_attention_, empty_cache
 from fast.backends import DENSE_BACKENDS, SPARSE_BACKENDS
 from fast.mamba2 import mamba2, mamba2_step_
+from fast.operators import has_tangent
 from fast.validation import one_of
 
 State = tuple[Tensor, Tensor]  # of a recurrent mixer: memory, tail
@@ -334,7 +335,7 @@ class ShortConvolution(nn.Module):
             return x, tail
         x = torch.cat([tail, x], 1)
         # torch.compile does not know a jvp of our own, so that forward mode goes through torch's operators.
-        forward_mode = any(map(fast.validation.has_tangent, (x, self.weight)))
+        forward_mode = any(map(has_tangent, (x, self.weight)))
         y = (_Convolve.forward if forward_mode else _Convolve.apply)(x, self.weight)
         return y, x[:, x.shape[1] - tail.shape[1] :]
 
