@@ -206,8 +206,8 @@ def _measured(code) -> dict:
 def _narrow(ttir: str) -> dict[str, str]:
     """Where a size, or the index of a program or chunk, is multiplied in 32 bits, if at all: an offset would wrap.
 
-    A size times a constant is let through, and so is the index of a block: what is left of a division, or the place on
-    one axis of several that is never widened. Times a size, that is caught all the same.
+    A size times a constant is let through. So is, times a constant, the index of a block: what is left of a division, or
+    the place on the first axis of several that is never widened; and the place on another axis, which is below 65,535.
     """
     constants = set(re.findall(r"(%[\w#-]+) = arith\.constant", ttir))
     sizes, indices = set(re.findall(r"(%\w+): i32", ttir)), set()
@@ -217,7 +217,7 @@ def _narrow(ttir: str) -> dict[str, str]:
         if not (found := re.match(r"\s*(%[\w#-]+) = (\S+) (.*?)(?: :| loc|$)", line)):
             continue
         name, operation, operands = found[1], found[2], set(re.findall(r"%[\w#-]+", found[3]))
-        program = operation == "tt.get_program_id" and (name in widened or not several)
+        program = operation == "tt.get_program_id" and found[3] == "x" and (name in widened or not several)
         if program or (operation == "arith.divsi" and operands & indices):
             indices.add(name)
         elif operation in ("tt.splat", "tt.broadcast", "tt.expand_dims"):

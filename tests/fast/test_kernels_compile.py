@@ -63,7 +63,7 @@ tt.func public @kernel(%p: !tt.ptr<f32>, %M: i32 {tt.divisibility = 16 : i32} lo
 
 
 SECOND = "%8 = tt.get_program_id y : i32\n"
-CHUNK = SECOND + "%10 = arith.extsi %8 : i32 to i64\n"
+CHUNK = SECOND + "%10 = arith.extsi %0 : i32 to i64\n"
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,9 @@ CHUNK = SECOND + "%10 = arith.extsi %8 : i32 to i64\n"
         ("%9 = arith.muli %2, %c16_i32 : i32", False),  # a block
         (SECOND + "%9 = arith.muli %0, %c16_i32 : i32", False),  # a block, on an axis of its own
         (SECOND + "%9 = arith.muli %0, %M : i32", True),
-        (CHUNK + "%9 = arith.muli %8, %c16_i32 : i32", True),  # a chunk beside it
-        (CHUNK + "%9 = arith.muli %8, %M : i32", True),
+        (SECOND + "%9 = arith.muli %8, %c16_i32 : i32", False),  # there are 65,535 at most
+        (SECOND + "%9 = arith.muli %8, %M : i32", True),
+        (CHUNK + "%9 = arith.muli %0, %c16_i32 : i32", True),  # a chunk, on the first of two
         ("%9 = arith.muli %M, %c16_i32 : i32", False),
         ("%9 = arith.muli %7, %4 : i64", False),
         ("%9 = arith.addi %0, %M : i32", False),
