@@ -206,8 +206,8 @@ def _measured(code) -> dict:
 def _narrow(ttir: str) -> dict[str, str]:
     """Where a size, or the index of a program or chunk, is multiplied in 32 bits, if at all: an offset would wrap.
 
-    A size times a constant is let through. So is, times a constant, the index of a block: what is left of a division, or
-    the place on the first axis of several that is never widened; and the place on another axis, which is below 65,535.
+    A size times a constant is let through. So are, times a constant, the index of a block (what a division leaves, or
+    the place on the first axis of several that is never widened) and the place on another axis: 65,535 at most.
     """
     constants = set(re.findall(r"(%[\w#-]+) = arith\.constant", ttir))
     sizes, indices = set(re.findall(r"(%\w+): i32", ttir)), set()
