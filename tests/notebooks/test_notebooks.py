@@ -6,9 +6,9 @@ import re
 import nbformat
 import pytest
 import torch
-from lm.notebook import check_no_loop, only_within
 
 from notebooks import run
+from notebooks.support import check_no_loop, only_within
 
 every_notebook = pytest.mark.parametrize("path", run.NOTEBOOKS, ids=lambda path: path.stem)
 every_stored = pytest.mark.parametrize(
