@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from experiments.launches import dense, launches, sparse, step
+from fast.kernels import blocks
 from fast.kernels import dense as dense_kernels
 from fast.kernels.sparse import _per_row
 
@@ -79,9 +80,9 @@ def test_a_grid_in_parts_gives_the_same_bits(monkeypatch, packed):
         return y, final, *torch.autograd.grad(y.square().sum() + final.square().sum(), values)
 
     want, launched = run(), []
-    monkeypatch.setattr(dense_kernels, "GRID", (2**31 - 1, 2, 2))
-    monkeypatch.setattr(dense_kernels, "PART", 2)
-    monkeypatch.setattr(dense_kernels, "_checked_grid", lambda *grid: launched.append(grid) or grid)
+    monkeypatch.setattr(blocks, "GRID", (2**31 - 1, 2, 2))
+    monkeypatch.setattr(blocks, "PART", 2)
+    monkeypatch.setattr(blocks, "checked_grid", lambda *grid: launched.append(grid) or grid)
     assert all(map(torch.equal, run(), want))
     assert {grid[-1] for grid in launched if len(grid) > 1} == {1, 2}
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
-from fast import scan
+from fast import packing, scan
 from tests.fast import test_laws
 from tests.fast.test_kernels_dense import NARROW, few
 from tests.support.cases import cases, check, steps
@@ -224,6 +224,6 @@ def test_the_list_is_made_without_looking_at_values():
     """On the meta device there are none: whoever waits for one fails."""
     slots, cu_seqlens = (torch.empty(shape, dtype=torch.int64, device="meta") for shape in ((1, 7, 3), (4,)))
     for bounds in (None, cu_seqlens):
-        run, order = sparse_kernels._runs(slots, 5, bounds).sort(stable=True)
+        run, order = packing.runs(slots, 5, bounds).sort(stable=True)
         assert run.shape == order.shape == sparse_kernels._place(order).shape == (21,)
         assert sparse_kernels._bounds(run, 15).shape == (16,)

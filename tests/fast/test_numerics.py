@@ -106,6 +106,18 @@ def test_theta_next_to_1_keeps_its_digits():
         assert all(error(got[name], want[name]) < 2e-6 for name in want)
 
 
+@pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
+def test_an_eps_that_rounds_to_0_does_no_harm_to_slots_that_are_not_empty(form, backend):
+    """Nor does a chunk that is filled up with tokens that are not there."""
+    case = ordinary(form, torch.float32, 0, router=True).pick(slice(5))
+    state = torch.randn(case.state_shape(), generator=torch.Generator().manual_seed(0))
+    case = replace(case, initial_state=state, eps=1e-60)
+    on_y, on_state = torch.ones_like(case.x), torch.ones_like(state)
+    got, want = (gradients(c, run, on_y, on_state) for c, run in ((case, whole(backend)), (case.double(), loop)))
+    for name in want:
+        assert error(got[name], want[name]) < 1e-5, name
+
+
 def test_honest_roundings_of_the_loop_pile_up_with_its_steps():
     """1 - theta is rounded, and so is every product with it, mostly to one side: no fault of the loop."""
     tokens = 1000

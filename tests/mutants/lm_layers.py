@@ -47,11 +47,17 @@ FAULTS = [
         ("layer: a step of many tokens", "if x.ndim == 3 and x.shape[1] != 1:", "if False:"),
     ),
     *planted(
-        "lm/layers.py", LAYER_TESTS,
+        "lm/layers.py", f"{LAYER_TESTS} -k mapped",
         ("convolution: not mapped",
          "    generate_vmap_rule = True\n\n    @staticmethod\n    def forward(x: Tensor, weight",
          "    @staticmethod\n    def forward(x: Tensor, weight"),
+    ),
+    *planted(
+        "lm/layers.py", f"{LAYER_TESTS} -k every_derivative",
         ("convolution: gradient not mapped", "dy.new_zeros(x.shape)", "torch.zeros_like(x)"),
+    ),
+    *planted(
+        "lm/layers.py", f"{LAYER_TESTS} -k forward_mode",
         ("convolution: no forward mode", "any(map(has_tangent, (x, self.weight)))", "False"),
     ),
 ]
