@@ -25,8 +25,8 @@ from experiments.frame import Experiment, Run, Unavailable, about
 SLOTS, WIDTH = 128, 1024  # of the model that decodes: blocks of slot rows depend on them
 NARROW = 32  # the width of a very small model
 # Pointers that are not to float32: to int64, or to what the caller's tensors are.
-INT64 = {"p_begin", "p_end", "p_first", "p_slots", "p_order", "p_token", "p_run", "p_place", "p_bounds"}
-CALLERS = {"p_theta", "p_phi", "p_gate", "p_x", "p_u", "p_dy", "p_y", "p_out", "p_dtheta", "p_dphi", "p_dx"}
+INT64 = {"p_begin", "p_end", "p_first", "p_slots", "p_order", "p_token", "p_segment", "p_place", "p_bounds"}
+CALLERS = {"p_theta", "p_phi", "p_gate", "p_v", "p_u", "p_dy", "p_y", "p_out", "p_dtheta", "p_dphi", "p_dv"}
 
 VARIANTS = ("ieee", "tf32", "bf16", "odd")  # of float32: how matrices are multiplied; half inputs; any size
 

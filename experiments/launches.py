@@ -66,11 +66,15 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def dense(batch: int, tokens: int, slots: int, width: int, dtype=torch.float32, blocks=dense_kernels.DEFAULT) -> None:
     """Forward and backward."""
-    theta, phi, x = empty(batch, tokens, slots), empty(batch, tokens, slots), empty(batch, tokens, width, dtype=dtype)
+    theta, phi, value = (
+        empty(batch, tokens, slots),
+        empty(batch, tokens, slots),
+        empty(batch, tokens, width, dtype=dtype),
+    )
     initial, rest = empty(batch, slots, width), (EPS, "auto", *blocks)
     forward, backward = dense_kernels._forward_op._init_fn, dense_kernels._backward_op._init_fn
-    y, final, *saved = forward(theta, phi, x, initial, None, EPS, "auto", True, *blocks)
-    backward(y, final, theta, phi, x, None, *saved, *rest)
+    y, final, *saved = forward(theta, phi, value, initial, None, EPS, "auto", True, *blocks)
+    backward(y, final, theta, phi, value, None, *saved, *rest)
 
 
 def sparse(
@@ -79,20 +83,20 @@ def sparse(
 ) -> None:  # fmt: skip
     """Forward and backward."""
     gates = empty(batch, tokens, per_token)
-    named, x = empty(batch, tokens, per_token, dtype=torch.int64), empty(batch, tokens, width, dtype=dtype)
+    named, value = empty(batch, tokens, per_token, dtype=torch.int64), empty(batch, tokens, width, dtype=dtype)
     state = empty(batch, slots, width) if initial else None
     forward, backward = sparse_kernels._forward_op._init_fn, sparse_kernels._backward_op._init_fn
-    y, final, *saved = forward(gates, gates, named, x, slots, state, None, EPS, True, *blocks)
-    backward(y, final, gates, gates, x, state, *saved, EPS, *blocks)
+    y, final, *saved = forward(gates, gates, named, value, slots, state, None, EPS, True, *blocks)
+    backward(y, final, gates, gates, value, state, *saved, EPS, *blocks)
 
 
 def step(
     batch: int, slots: int, per_token: int | None, width: int, dtype=torch.float32, blocks=step_kernels.DEFAULT
 ) -> None:
     """One step of the dense form, or of the sparse one if it is said how many slots a token names."""
-    gates, x, state = empty(batch, per_token or slots), empty(batch, width, dtype=dtype), empty(batch, slots, width)
+    gates, value, state = empty(batch, per_token or slots), empty(batch, width, dtype=dtype), empty(batch, slots, width)
     if per_token is None:
-        step_kernels._step_op._init_fn(gates, gates, x, state, EPS, *blocks)
+        step_kernels._step_op._init_fn(gates, gates, value, state, EPS, *blocks)
     else:
         named = empty(batch, per_token, dtype=torch.int64)
-        step_kernels._step_op_._init_fn(gates, gates, named, x, state, EPS, *blocks)
+        step_kernels._step_op_._init_fn(gates, gates, named, value, state, EPS, *blocks)

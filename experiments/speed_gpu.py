@@ -64,12 +64,12 @@ def inputs(form: str, batch: int, tokens: int, slots: int, top_k: int, width: in
     on = how.get("on", DEVICE)
     generator = torch.Generator(on).manual_seed(how.get("seed", 0))
     affinity = torch.randn(batch, tokens, slots, generator=generator, device=on).softmax(-1)
-    x = torch.randn(batch, tokens, width, generator=generator, device=on).to(how.get("dtype", torch.float32))
+    value = torch.randn(batch, tokens, width, generator=generator, device=on).to(how.get("dtype", torch.float32))
     state = [torch.randn(batch, slots, width, generator=generator, device=on)] if how.get("state") else []
     if form == "dense":
-        return [0.6 * affinity, 0.5 * affinity, x, *state]
+        return [0.6 * affinity, 0.5 * affinity, value, *state]
     kept, chosen = affinity.topk(top_k)
-    return [0.6 * kept, 0.5 * kept, x, chosen, *state]
+    return [0.6 * kept, 0.5 * kept, value, chosen, *state]
 
 
 def memory(form: str, slots: int, function: Callable | None = None, **options) -> Callable:
@@ -77,7 +77,9 @@ def memory(form: str, slots: int, function: Callable | None = None, **options) -
     if form == "dense":
         return partial(function or dense_kernels.factorization_memory, **options)
     function = partial(function or sparse_kernels.sparse_factorization_memory, check_values=False, **options)
-    return lambda theta, phi, x, chosen, state=None, **more: function(theta, phi, chosen, x, slots, state, **more)
+    return lambda theta, phi, value, chosen, state=None, **more: function(
+        theta, phi, chosen, value, slots, state, **more
+    )
 
 
 def run(call: Callable, values: list[Tensor]) -> list[Tensor]:
@@ -133,8 +135,8 @@ def steps_against_float64(dtype=torch.float32, sizes: tuple = (19, 4, 37), **opt
     for name in ("step", "step_", "sparse_step", "sparse_step_"):
         form = "sparse" if "sparse" in name else "dense"
         *values, state = inputs(form, 3, 1, *sizes, dtype=dtype, on="cpu", state=True)
-        theta, phi, x, *chosen = (v[:, 0] for v in values)
-        given = [theta, phi, *chosen, x, state]
+        theta, phi, value, *chosen = (v[:, 0] for v in values)
+        given = [theta, phi, *chosen, value, state]
         exact = [v.double() if v.is_floating_point() else v for v in given]
         want = getattr(reference, name.removesuffix("_"))(*exact)
         got = getattr(step_kernels, name)(*(v.to(DEVICE, copy=True) for v in given), **options)
@@ -209,9 +211,9 @@ def step_in_a_graph(name: str) -> dict:
     """A decode step captured in a CUDA graph and replayed gives the bits of the call."""
     form = "sparse" if "sparse" in name else "dense"
     *values, start = inputs(form, 3, 1, 19, 5, 37, state=True)
-    theta, phi, x, *chosen = (v[:, 0] for v in values)
+    theta, phi, value, *chosen = (v[:, 0] for v in values)
     options = {"check_values": False} if chosen else {}
-    call = partial(getattr(fast, name), theta, phi, *chosen, x, **options)
+    call = partial(getattr(fast, name), theta, phi, *chosen, value, **options)
     want, state, graph = call(start.clone()), start.clone(), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y, _ = call(state)
@@ -312,10 +314,10 @@ def rates() -> dict:
 
 def decode(form: str, batch: int, slots: int, top_k: int, width: int, **options) -> dict:
     """One step in place for all sequences; GB/s counts every number of the state in use once in and once out."""
-    theta, phi, x, *chosen = (v[:, 0] for v in inputs(form, batch, 1, slots, top_k, width, dtype=SPEED_DTYPE))
+    theta, phi, value, *chosen = (v[:, 0] for v in inputs(form, batch, 1, slots, top_k, width, dtype=SPEED_DTYPE))
     states = [torch.zeros(batch, slots, width, device=DEVICE) for _ in range(2)]
     function = step_kernels.sparse_step_ if chosen else step_kernels.step_
-    steps = [partial(function, theta, phi, *chosen, x, state, **options) for state in states]
+    steps = [partial(function, theta, phi, *chosen, value, state, **options) for state in states]
     took, used = milliseconds(steps), top_k if chosen else slots
     return {"ms": took, "host ms": host_milliseconds(steps[0]), "GB/s": 8e-6 * batch * used * width / took}
 
@@ -328,12 +330,12 @@ def decode_of_mamba2(batch: int, slots: int, width: int, head: int = 64) -> dict
         return {"absent": str(error)}
     heads = width // head
     state = [torch.zeros(batch, heads, head, slots, device=DEVICE) for _ in range(2)]
-    x = torch.randn(batch, heads, head, device=DEVICE, dtype=torch.bfloat16)
+    value = torch.randn(batch, heads, head, device=DEVICE, dtype=torch.bfloat16)
     dt, a, d = (torch.rand(n, heads, 1, device=DEVICE) for n in (batch, 1, 1))
     dt, a, d = dt.expand(-1, -1, head), (-a[0, :, :, None]).expand(-1, head, slots), d[0].expand(-1, head)
     b, c = torch.randn(2, batch, 1, slots, device=DEVICE, dtype=torch.bfloat16)
     bias = torch.zeros(heads, 1, device=DEVICE).expand(-1, head)
-    step = partial(selective_state_update, x=x, dt=dt, A=a, B=b, C=c, D=d, dt_bias=bias, dt_softplus=True)
+    step = partial(selective_state_update, value=value, dt=dt, A=a, B=b, C=c, D=d, dt_bias=bias, dt_softplus=True)
     took = milliseconds([partial(step, v) for v in state])
     return {"ms": took, "host ms": host_milliseconds(partial(step, state[0])),
             "GB/s": 8e-6 * batch * slots * width / took}  # fmt: skip
@@ -364,8 +366,8 @@ def speed(form: str, batch: int, tokens: int, slots: int, width: int) -> dict:
         return {"absent": str(error)}
 
     def gla_inputs(seed: int) -> list[Tensor]:
-        theta, phi, x = inputs(*sizes, dtype=SPEED_DTYPE, seed=seed)
-        return [*(v[:, :, None].to(SPEED_DTYPE) for v in (phi, theta, x)), (1 - theta).log()[:, :, None]]
+        theta, phi, value = inputs(*sizes, dtype=SPEED_DTYPE, seed=seed)
+        return [*(v[:, :, None].to(SPEED_DTYPE) for v in (phi, theta, value)), (1 - theta).log()[:, :, None]]
 
     def gsa_inputs(seed: int) -> list[Tensor]:
         _, write, _, decay = gla_inputs(seed)

@@ -8,9 +8,9 @@ The systems it is compared with are in fast.mamba2 and fast.attention.
 
 B batch, T time, M slots, K slots per token, D slot width; floating inputs may be float64, float32, bfloat16 or
 float16, strided or expanded, and are never changed. The state is float32, or float64 if any input is; y has the
-dtype of x. theta outside [0, 1] is the caller's fault: the result is whatever the formula gives.
+dtype of value. theta outside [0, 1] is the caller's fault: the result is whatever the formula gives.
 
-Range: squares of lengths are computed. So the square of the length of every token's x, and of every slot of the first
+Range: squares of lengths are computed. So the square of the length of every value, and of every slot of the first
 state, must stay below half the largest number of the state's dtype: lengths below 1.3e19 in float32, 9.4e153 in
 float64. Beyond it there is no error, and results are NaN, infinite or 0.
 

@@ -10,10 +10,10 @@ out as a C x C x M tile, nor taken from logarithms (theta may be 1). Cut the chu
     s in the lower half, t in the upper:  D[t, s] = (start of the upper half .. t) * (s+1 .. end of the lower half)
 
 so the pairs of one width w are one product of two w x M factors that lie in [0, 1]. There are log2(C) widths, and
-each costs a few passes over C x M numbers. docs/kernels.md derives the formulas; the equation numbers are those
+each costs a few passes over C x M numbers. docs/derivation.md derives the formulas; the equation numbers are those
 of reference/factorization_memory.py.
 
-Shapes here: a segment is r rows (of the batch) of n chunks, g = r n; k vectors per token (1: x; 2: dy and x); w half
+Shapes here: a span is r rows (of the batch) of n chunks, g = r n; k vectors per token (1: v; 2: dy and v); w half
 width.    tokens [g, C, .]   theta, phi [g, C, M]   states [r, n, M, D]   inner products with slots [g, k, C, M]
 """
 
@@ -29,13 +29,13 @@ from torch import Tensor
 from fast import operators, packing
 from fast.operators import in_given_dtypes
 
-SEGMENT_NUMBERS = 1 << 22  # states and tiles of one segment of chunks: bounds its temporaries
+SPAN_NUMBERS = 1 << 22  # states and tiles of one span of chunks: bounds its temporaries
 
 
 def factorization_memory(
     theta: Tensor,
     phi: Tensor,
-    x: Tensor,
+    value: Tensor,
     initial_state: Tensor | None = None,
     *,
     eps: float = 1e-6,
@@ -49,9 +49,9 @@ def factorization_memory(
     (tensor([[[1.],
              [1.]]]), tensor([[[5.]]]))
     """
-    inputs = (theta, phi, x, initial_state)
+    inputs = (theta, phi, value, initial_state)
     save = operators.needs_grad(*inputs)
-    length = chunk_length or default_chunk_length(x, theta.shape[-1])
+    length = chunk_length or default_chunk_length(value, theta.shape[-1])
     y, final_state, *_ = _forward_op(*inputs, cu_seqlens, eps, length, save)
     return y, final_state
 
@@ -60,7 +60,7 @@ def sparse_factorization_memory(
     theta: Tensor,
     phi: Tensor,
     slots: Tensor,
-    x: Tensor,
+    value: Tensor,
     num_slots: int,
     initial_state: Tensor | None = None,
     *,
@@ -71,47 +71,48 @@ def sparse_factorization_memory(
 ) -> tuple[Tensor, Tensor]:
     """The sparse form as the dense one over zeros: right for any K, no cheaper than K = M."""
     dense = partial(factorization_memory, chunk_length=chunk_length)
-    inputs = theta, phi, slots, x, num_slots, initial_state
+    inputs = theta, phi, slots, value, num_slots, initial_state
     return packing.over_zeros(dense, *inputs, eps=eps, cu_seqlens=cu_seqlens, check_values=check_values)
 
 
-def default_chunk_length(x: Tensor, slots: int) -> int:
+def default_chunk_length(value: Tensor, slots: int) -> int:
     """32 tokens, 64 for a large state; fewer for a short sequence. docs/decisions.md has the measurement.
 
     A longer chunk means fewer states between chunks (M D numbers each) and more work within (C D per token).
     """
-    longest = 64 if slots * x.shape[-1] >= 1 << 15 else 32
+    longest = 64 if slots * value.shape[-1] >= 1 << 15 else 32
     if torch.jit.is_tracing():  # what is traced must do for any length
         return longest
-    return torch.sym_max(1, torch.sym_min(longest, x.shape[1]))  # compares nothing: torch.compile makes no graph more
+    # Compares nothing, so that torch.compile needs no further graph.
+    return torch.sym_max(1, torch.sym_min(longest, value.shape[1]))
 
 
-# --- one segment of chunks -------------------------------------------------------------------------------------
+# --- one span of chunks -------------------------------------------------------------------------------------
 
 
 class Level(NamedTuple):
     """Decay between the lower and the upper halves of blocks of 2 w tokens: g * C / (2 w) blocks of each."""
 
     width: int
-    reach: Tensor  # [blocks, w, M]  decay from the upper half's start to its token t, t included
-    write: Tensor  # [blocks, w, M]  theta_s, decayed from s to the end of the lower half
+    decay_from_start: Tensor  # [blocks, w, M]  decay from the upper half's start to its token t, t included
+    write_to_end: Tensor  # [blocks, w, M]  theta_s, decayed from s to the end of the lower half
     lower: Tensor  # [blocks, 1, M]  decay over the lower half
     upper: Tensor  # [blocks, 1, M]  decay over the upper half
 
 
 def _levels(theta: Tensor) -> tuple[list[Level], Tensor, Tensor]:
-    """The levels of every width from 1 to C / 2, then `reach` and `write` of the whole chunk, both [g, C, M]."""
+    """The levels of every width from 1 to C / 2; decay_from_start and write_to_end of the chunk, both [g, C, M]."""
     g, length, slots = theta.shape
-    reach, write, levels, w = 1 - theta, theta.clone(), [], 1
+    decay_from_start, write_to_end, levels, w = 1 - theta, theta.clone(), [], 1
     while w < length:
         halves = (g * length // (2 * w), 2, w, slots)
-        above, below = reach.view(halves)[:, 1], write.view(halves)[:, 0]
-        lower, upper = reach.view(halves)[:, 0, -1:].clone(), above[:, -1:].clone()
+        above, below = decay_from_start.view(halves)[:, 1], write_to_end.view(halves)[:, 0]
+        lower, upper = decay_from_start.view(halves)[:, 0, -1:].clone(), above[:, -1:].clone()
         levels.append(Level(w, above.clone(), below.clone(), lower, upper))
         above *= lower
         below *= upper
         w *= 2
-    return levels, reach, write
+    return levels, decay_from_start, write_to_end
 
 
 def _half(inner: Tensor, w: int, which: int) -> Tensor:
@@ -137,7 +138,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _times_decay(levels: list[Level], gram: Tensor, inner: Tensor) -> list[Tensor]:
-    """Turn <H, v_t> into <h_{t-1}, v_t>, in place; gram holds <v_t, x_s>. Returns what each level started from.
+    """Turn <H, v_t> into <h_{t-1}, v_t>, in place; gram holds <v_t, v_s>. Returns what each level started from.
 
     Width by width: the state that enters an upper half is the one that enters its block, decayed over the lower
     half, and what the lower half wrote.
@@ -146,29 +147,31 @@ def _times_decay(levels: list[Level], gram: Tensor, inner: Tensor) -> list[Tenso
     for level in reversed(levels):
         upper = _half(inner, level.width, 1)
         before.append(upper.clone(memory_format=torch.contiguous_format))
-        tiles = _below(gram, level.width).reshape(len(level.write), -1, level.width)
-        written = _product(tiles, level.write).view(upper.shape)
+        tiles = _below(gram, level.width).reshape(len(level.write_to_end), -1, level.width)
+        written = _product(tiles, level.write_to_end).view(upper.shape)
         torch.addcmul(written, upper, level.lower.view(*upper.shape[:2], 1, 1, -1), out=upper)
     return before
 
 
-def _forward_segment(
-    theta: Tensor, phi: Tensor, x: Tensor, states: Tensor, hand_over: Callable[[int, Tensor], None], eps: float
+def _forward_span(
+    theta: Tensor, phi: Tensor, value: Tensor, states: Tensor, hand_over: Callable[[int, Tensor], None], eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y [g, C, D], the state that leaves [r, M, D], <H, x> [g, C, M], |h|^2 [g, C + 1, M], <x, x> [g, C, C].
+    """y [g, C, D], the state that leaves [r, M, D], <H, v> [g, C, M], |h|^2 [g, C + 1, M], <v, v> [g, C, C].
 
     states [r, n, M, D]: the first is the one that enters, the others are written. hand_over sees the state that
     leaves each chunk and may put another in its place. |h|^2 is that before the chunk and after each token.
     """
     slots, width = states.shape[2:]
-    levels, reach, write = _levels(theta)
-    written = torch.bmm(write.transpose(1, 2), x).view(states.shape)
-    leaving = _scan(states, written, reach[:, -1].view(*states.shape[:3], 1), range(states.shape[1]), hand_over)
+    levels, decay_from_start, write_to_end = _levels(theta)
+    written = torch.bmm(write_to_end.transpose(1, 2), value).view(states.shape)
+    leaving = _scan(
+        states, written, decay_from_start[:, -1].view(*states.shape[:3], 1), range(states.shape[1]), hand_over
+    )
     entering = states.view(-1, slots, width)
 
-    gram = torch.bmm(x, x.transpose(1, 2))[:, None]
-    start = torch.bmm(x, entering.transpose(1, 2))
-    inner = start.clone()[:, None]
+    gram = torch.bmm(value, value.transpose(1, 2))[:, None]
+    v_dot_H = torch.bmm(value, entering.transpose(1, 2))
+    inner = v_dot_H.clone()[:, None]
     _times_decay(levels, gram, inner)
     norms = _norms(theta, inner[:, 0], gram, entering)
     psi = phi * _inverse_rms(norms, width, eps)
@@ -176,11 +179,11 @@ def _forward_segment(
     tile = torch.zeros_like(gram)
     _diagonal(tile).copy_((psi * theta).sum(-1, keepdim=True))
     for level in levels:
-        rows = _half(psi[:, None], level.width, 1).reshape(level.reach.shape) * level.reach
+        rows = _half(psi[:, None], level.width, 1).reshape(level.decay_from_start.shape) * level.decay_from_start
         blocks = _below(tile, level.width)
-        blocks.copy_(torch.bmm(rows, level.write.transpose(1, 2)).view(blocks.shape))
-    y = torch.bmm(tile[:, 0], x).baddbmm_(psi * reach, entering)  # (6)
-    return y, leaving, start, norms, gram[:, 0]
+        blocks.copy_(torch.bmm(rows, level.write_to_end.transpose(1, 2)).view(blocks.shape))
+    y = torch.bmm(tile[:, 0], value).baddbmm_(psi * decay_from_start, entering)  # (6)
+    return y, leaving, v_dot_H, norms, gram[:, 0]
 
 
 def _scan(
@@ -195,18 +198,18 @@ def _scan(
 
 
 def _norms(theta: Tensor, before: Tensor, gram: Tensor, entering: Tensor) -> Tensor:
-    """|h|^2 before the chunk and after each token, [g, C + 1, M], from before_t = <h_{t-1}, x_t>.
+    """|h|^2 before the chunk and after each token, [g, C + 1, M], from before_t = <h_{t-1}, v_t>.
 
-    |(1 - theta) h + theta x|^2 = (1 - theta)^2 |h|^2 + theta (2 (1 - theta) <h, x> + theta |x|^2). The sum has
+    |(1 - theta) h + theta v|^2 = (1 - theta)^2 |h|^2 + theta (2 (1 - theta) <h, v> + theta |v|^2). The sum has
     terms of both signs, so it starts afresh from the state of every chunk, and is clamped at 0.
     """
-    keep = 1 - theta
-    gain = (2 * keep * before).addcmul_(theta, _diagonal(gram)).mul_(theta)
-    keep.square_()
+    decay = 1 - theta
+    gain = (2 * decay * before).addcmul_(theta, _diagonal(gram)).mul_(theta)
+    decay.square_()
     norms = F.pad(gain, (0, 0, 1, 0))
     norms[:, 0] = torch.linalg.vector_norm(entering, dim=-1).square_()
     for t in range(theta.shape[1]):
-        norms[:, t + 1].addcmul_(keep[:, t], norms[:, t])
+        norms[:, t + 1].addcmul_(decay[:, t], norms[:, t])
     return norms.clamp_(min=0)
 
 
@@ -219,90 +222,95 @@ def _diagonal(tile: Tensor) -> Tensor:
     return tile[:, -1].diagonal(dim1=1, dim2=2)[..., None]
 
 
-def _backward_segment(
-    theta: Tensor, phi: Tensor, x: Tensor, dy: Tensor, states: Tensor, start: Tensor, norms: Tensor, gram: Tensor,
+def _backward_span(
+    theta: Tensor, phi: Tensor, value: Tensor, dy: Tensor, states: Tensor, v_dot_H: Tensor, norms: Tensor, gram: Tensor,
     adjoint: Tensor, hand_over: Callable[[int, Tensor], None], eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of theta, phi [g, C, M], of x [g, C, D] and of the state that entered [r, M, D].
+    """Gradients of theta, phi [g, C, M], of value [g, C, D] and of the state that entered [r, M, D].
 
     states [r, n, M, D] entered the chunks; adjoint [r, M, D] is the gradient of the state that left the last one.
 
-    y pulls on h_t with psi_t dy_t and, through the norm, with N_t h_t: N collects what the norms of later tokens
-    pull, and meets x again where h_t is written. So the adjoint is a second memory, run backwards, that two
-    vectors per token are written to: dy with psi, x with nu = N theta.
+    h_t gets the gradient psi_t dy_t from y and, through its norm, N_t h_t: N (norm_grad) adds up what the norms of
+    this and of later tokens send back. h_t was written with v_t, so that N_t meets v_t again. The adjoint is thus a
+    second memory, run backwards, to which two vectors per token are written: dy with psi, v with N theta.
     """
     slots, width = states.shape[2:]
     entering = states.view(-1, slots, width)
-    levels, reach, write = _levels(theta)
-    keep = 1 - theta
-    pair = torch.cat([dy, x], 1)
-    gram = torch.stack([torch.bmm(dy, x.transpose(1, 2)), gram], 1)
-    inner = torch.stack([torch.bmm(dy, entering.transpose(1, 2)), start], 1)
+    levels, decay_from_start, write_to_end = _levels(theta)
+    decay = 1 - theta
+    pair = torch.cat([dy, value], 1)
+    gram = torch.stack([torch.bmm(dy, value.transpose(1, 2)), gram], 1)
+    inner = torch.stack([torch.bmm(dy, entering.transpose(1, 2)), v_dot_H], 1)
     before = _times_decay(levels, gram, inner)
-    dy_h, x_h = inner.unbind(1)  # h as it was before the token
-    dy_x, x_x = _diagonal(gram[:, :1]), _diagonal(gram)
+    dy_dot_h, v_dot_h = inner.unbind(1)  # h as it was before the token
+    dy_dot_v, v_dot_v = _diagonal(gram[:, :1]), _diagonal(gram)
 
     inverse_rms = _inverse_rms(norms, width, eps)
-    dphi = (keep * dy_h).addcmul_(theta, dy_x).mul_(inverse_rms)
+    dphi = (decay * dy_dot_h).addcmul_(theta, dy_dot_v).mul_(inverse_rms)
     psi = phi * inverse_rms
-    pull = (dphi * psi).mul_(inverse_rms).div_(-width)
-    squares = keep.square()
+    norm_grad = (dphi * psi).mul_(inverse_rms).div_(-width)
+    squares = decay.square()
     for t in reversed(range(theta.shape[1] - 1)):
-        pull[:, t].addcmul_(squares[:, t + 1], pull[:, t + 1])
-    weights = torch.stack([psi, pull * theta], 1)
+        norm_grad[:, t].addcmul_(squares[:, t + 1], norm_grad[:, t + 1])
+    weights = torch.stack([psi, norm_grad * theta], 1)
 
-    rows = weights * reach[:, None]
+    rows = weights * decay_from_start[:, None]
     added = torch.bmm(rows.flatten(1, 2).transpose(1, 2), pair).view(states.shape)
-    added.addcmul_((squares[:, 0] * pull[:, 0]).view(*states.shape[:3], 1), states)
+    added.addcmul_((squares[:, 0] * norm_grad[:, 0]).view(*states.shape[:3], 1), states)
     leaving = torch.empty_like(states)
     leaving[:, -1] = adjoint
     backwards = range(states.shape[1])[::-1]
-    dstate = _scan(leaving, added, reach[:, -1].view(*states.shape[:3], 1), backwards, hand_over)
+    dstate = _scan(leaving, added, decay_from_start[:, -1].view(*states.shape[:3], 1), backwards, hand_over)
     leaving = leaving.view(-1, slots, width)
 
-    x_l = torch.bmm(x, leaving.transpose(1, 2))
-    l_h, tile = _adjoint_times_decay(levels, gram, before, weights, x_l, (leaving * entering).sum(-1))
+    v_dot_l = torch.bmm(value, leaving.transpose(1, 2))
+    l_dot_h, tile = _adjoint_times_decay(levels, gram, before, weights, v_dot_l, (leaving * entering).sum(-1))
     _diagonal(tile[:, :1]).copy_((psi * theta).sum(-1, keepdim=True))
     _diagonal(tile).copy_((weights[:, 1] * theta).sum(-1, keepdim=True).div_(2))
-    tile[:, 1] = tile[:, 1] + tile[:, 1].transpose(1, 2)  # x_s and x_t pull on each other alike
-    dx = torch.bmm(tile.flatten(1, 2).transpose(1, 2), pair).baddbmm_(write, leaving).baddbmm_(rows[:, 1], entering)
+    tile[:, 1] = tile[:, 1] + tile[:, 1].transpose(1, 2)  # v_s and v_t meet in both orders
+    dvalue = torch.bmm(tile.flatten(1, 2).transpose(1, 2), pair)
+    dvalue.baddbmm_(write_to_end, leaving).baddbmm_(rows[:, 1], entering)
 
-    with_h = ((keep - theta) * x_h).addcmul_(theta, x_x).sub_(keep.mul_(norms[:, :-1]))  # <h_t, x_t - h_{t-1}>
-    dtheta = (x_l - l_h).addcmul_(psi, dy_x - dy_h).addcmul_(pull, with_h)
-    return dtheta, dphi, dx, dstate
+    with_h = (
+        ((decay - theta) * v_dot_h).addcmul_(theta, v_dot_v).sub_(decay.mul_(norms[:, :-1]))
+    )  # <h_t, v_t - h_{t-1}>
+    dtheta = (v_dot_l - l_dot_h).addcmul_(psi, dy_dot_v - dy_dot_h).addcmul_(norm_grad, with_h)
+    return dtheta, dphi, dvalue, dstate
 
 
 def _adjoint_times_decay(
-    levels: list[Level], gram: Tensor, before: list[Tensor], weights: Tensor, x_l: Tensor, l_h: Tensor
+    levels: list[Level], gram: Tensor, before: list[Tensor], weights: Tensor, v_dot_l: Tensor, l_dot_h: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Carry <L, x> [g, C, M] (in place) and <L, H> [g, M] from the chunk's ends to every token.
+    """Carry <L, v> [g, C, M] (in place) and <L, H> [g, M] from the chunk's ends to every token.
 
     Returns <L_t, h_{t-1}> [g, C, M], L_t the adjoint that comes to token t from its right, and, strictly below the
     diagonal, the tiles [g, 2, C, C] of sum_i weights_t[i] D[t, s][i] theta_s[i]. Nothing is divided by a decay.
     """
     tile = torch.zeros_like(gram)
     for level, inner in zip(reversed(levels), before, strict=True):
-        w, blocks = level.width, len(level.write)
-        lower, upper = _half(x_l[:, None], w, 0), _half(weights, w, 1)
-        rows = torch.mul(upper, level.reach.view(*upper.shape[:2], 1, w, -1), out=upper.new_empty(upper.shape))
+        w, blocks = level.width, len(level.write_to_end)
+        lower, upper = _half(v_dot_l[:, None], w, 0), _half(weights, w, 1)
+        rows = torch.mul(
+            upper, level.decay_from_start.view(*upper.shape[:2], 1, w, -1), out=upper.new_empty(upper.shape)
+        )
         rows = rows.view(blocks, 2 * w, -1)
-        parent, l_h = l_h.view(blocks, 1, -1), l_h.new_empty(blocks, 2, l_h.shape[-1])
-        torch.addcmul((rows * inner.view(rows.shape)).sum(1), level.upper[:, 0], parent[:, 0], out=l_h[:, 0])
+        parent, l_dot_h = l_dot_h.view(blocks, 1, -1), l_dot_h.new_empty(blocks, 2, l_dot_h.shape[-1])
+        torch.addcmul((rows * inner.view(rows.shape)).sum(1), level.upper[:, 0], parent[:, 0], out=l_dot_h[:, 0])
         torch.addcmul(
-            (level.write * lower.reshape(level.write.shape)).sum(1),
+            (level.write_to_end * lower.reshape(level.write_to_end.shape)).sum(1),
             level.lower[:, 0],
             parent[:, 0],
-            out=l_h[:, 1],
+            out=l_dot_h[:, 1],
         )
         tiles = _below(gram, w).reshape(blocks, 2 * w, w)
         injected = _product(tiles.transpose(1, 2), rows).view(lower.shape)
         torch.addcmul(injected, lower, level.upper.view(*lower.shape[:2], 1, 1, -1), out=lower)
         corner = _below(tile, w)
-        corner.copy_(torch.bmm(rows, level.write.transpose(1, 2)).view(corner.shape))
-    return l_h.view(x_l.shape), tile
+        corner.copy_(torch.bmm(rows, level.write_to_end.transpose(1, 2)).view(corner.shape))
+    return l_dot_h.view(v_dot_l.shape), tile
 
 
-# --- sequences, chunks, segments -------------------------------------------------------------------------------
+# --- sequences, chunks, spans -------------------------------------------------------------------------------
 
 
 class _Chunks:
@@ -315,21 +323,21 @@ class _Chunks:
     before). Sequences without tokens have no chunk and appear in neither.
     """
 
-    def __init__(self, x: Tensor, slots: int, cu_seqlens: Tensor | None, length: int):
-        self.rows, self.tokens, width = x.shape
+    def __init__(self, value: Tensor, slots: int, cu_seqlens: Tensor | None, length: int):
+        self.rows, self.tokens, width = value.shape
         self.length, self.tile = length, 1 << (length - 1).bit_length()
         bounds = [0, self.tokens] if cu_seqlens is None else packing.bounds(cu_seqlens, self.tokens)
         counts = [-(-(end - begin) // length) for begin, end in pairwise(bounds)]
         self.count = sum(counts)
-        self.index = None if cu_seqlens is None else _positions(bounds, counts, length).to(x.device)
+        self.index = None if cu_seqlens is None else _positions(bounds, counts, length).to(value.device)
         present = [i for i, n in enumerate(counts) if n]
         last = [n - 1 for n in accumulate(counts[i] for i in present)]
         first = [0, *(n + 1 for n in last)][: len(last)]
         self.ends = dict(zip(last, zip(present, [*present[1:], None], strict=False), strict=True))
         self.starts = dict(zip(first, zip(present, [None, *present], strict=False), strict=True))
-        self.at_a_time = max(1, SEGMENT_NUMBERS // max(1, slots * width + length * (8 * slots + 2 * width)))
+        self.at_a_time = max(1, SPAN_NUMBERS // max(1, slots * width + length * (8 * slots + 2 * width)))
 
-    def segments(self) -> list[tuple[slice, int, int]]:
+    def spans(self) -> list[tuple[slice, int, int]]:
         """(rows, first chunk, end): some whole rows, or a part of one, so that tiles are views of the tokens."""
         if self.count == 0:
             return []
@@ -348,19 +356,19 @@ class _Chunks:
         part = _pad_time(part, (end - begin) * self.length)
         return _pad_time(part.reshape(-1, self.length, part.shape[-1]), self.tile).contiguous()
 
-    def fill(self, start: Tensor, norms: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """<H, x>, |h|^2 and <x, x> of missing tokens at the end of a chunk, which are not saved: norms stay."""
+    def fill(self, v_dot_H: Tensor, norms: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """<H, v>, |h|^2 and <v, v> of missing tokens at the end of a chunk, which are not saved: norms stay."""
         if (missing := self.tile - self.length) == 0:
-            return start, norms, gram
+            return v_dot_H, norms, gram
         last = torch.arange(self.tile + 1, device=norms.device).clamp_(max=self.length)
-        return _pad_time(start, self.tile), norms[:, last], F.pad(gram, (0, missing, 0, missing))
+        return _pad_time(v_dot_H, self.tile), norms[:, last], F.pad(gram, (0, missing, 0, missing))
 
     def put(self, tiles: Tensor, out: Tensor, rows: slice, begin: int, end: int) -> None:
         """The inverse of take: writes the tokens of chunks begin..end to out [B, T, .]."""
         part = tiles[:, : self.length].reshape(-1, (end - begin) * self.length, tiles.shape[-1])
         span = slice(begin * self.length, end * self.length)
         if self.index is None:
-            out[rows, span] = part[:, : self.tokens - span.start]
+            out[rows, span] = part[:, : self.tokens - span.v_dot_H]
         else:
             present = self.index[span] >= 0
             out[:, self.index[span][present]] = part[:, present].to(out.dtype)
@@ -392,81 +400,93 @@ def _hand_over(edges: dict[int, tuple[int, int | None]], begin: int, source: Ten
 # --- the operators that autograd and torch.compile see ---------------------------------------------------------
 
 
-def _outputs(theta, phi, x, initial_state, cu_seqlens, eps, length, save):
+class _Saved(NamedTuple):
+    """What the forward keeps for the backward, a row of chunks for every row of the batch."""
+
+    states: Tensor  # [rows, chunks, M, D]  H, which enters each chunk
+    v_dot_H: Tensor  # [rows, chunks, C, M]  <H, v_t>
+    norms: Tensor  # [rows, chunks, C + 1, M]  |H|^2, then |h_t|^2
+    gram: Tensor  # [rows, chunks, C, C]  <v_t, v_s>
+
+
+def _outputs(theta, phi, value, initial_state, cu_seqlens, eps, length, save):
     """Unwritten outputs of _forward_op. How many chunks packed sequences need at most is known without their bounds."""
-    (batch, tokens, width), slots = x.shape, theta.shape[-1]
-    wide = any(v is not None and v.dtype == torch.float64 for v in (theta, phi, x, initial_state))
+    (batch, tokens, width), slots = value.shape, theta.shape[-1]
+    wide = any(v is not None and v.dtype == torch.float64 for v in (theta, phi, value, initial_state))
     dtype = torch.float64 if wide else torch.float32
     sequences, chunks = batch, -(-tokens // length)
     if cu_seqlens is not None:
         sequences = cu_seqlens.shape[0] - 1
         chunks = tokens // length + sequences
-    saved = ((slots, width), (length, slots), (length + 1, slots), (length, length))
+    shapes = _Saved(
+        states=(slots, width), v_dot_H=(length, slots), norms=(length + 1, slots), gram=(length, length)
+    )  # fmt: skip
     return (
-        x.new_empty(x.shape),
-        x.new_empty(sequences, slots, width, dtype=dtype),
-        *(x.new_empty(batch, chunks if save else 0, *shape, dtype=dtype) for shape in saved),
+        value.new_empty(value.shape),
+        value.new_empty(sequences, slots, width, dtype=dtype),
+        *(value.new_empty(batch, chunks if save else 0, *shape, dtype=dtype) for shape in shapes),
     )
 
 
-def _gradients(dy, dfinal, theta, phi, x, *_):
+def _gradients(dy, dfinal, theta, phi, value, *_):
     """Unwritten outputs of _backward_op."""
-    return tuple(v.new_empty(v.shape) for v in (theta, phi, x, dfinal))
+    return tuple(v.new_empty(v.shape) for v in (theta, phi, value, dfinal))
 
 
 @torch.library.custom_op("factorization_memory::chunked", mutates_args=())
 @in_given_dtypes
 def _forward_op(
-    theta: Tensor, phi: Tensor, x: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None,
+    theta: Tensor, phi: Tensor, value: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None,
     eps: float, length: int, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, the final state, and for the backward, if save: the states that enter chunks, <H, x>, |h|^2, <x, x>."""
-    y, final, states, *saved = _outputs(theta, phi, x, initial_state, cu_seqlens, eps, length, save)
-    chunks = _Chunks(x, theta.shape[-1], cu_seqlens, length)
+    """y, the final state, and if save what _Saved holds."""
+    y, final, *saved = _outputs(theta, phi, value, initial_state, cu_seqlens, eps, length, save)
+    saved = _Saved(*saved)
+    chunks = _Chunks(value, theta.shape[-1], cu_seqlens, length)
     if initial_state is None:
         final.zero_()
     else:
         final.copy_(initial_state)
     source, sink = _by_sequence(final.clone(), chunks), _by_sequence(final, chunks)
-    for v in (states, *saved):
+    for v in saved:
         v[:, chunks.count :] = 0  # the places of chunks that packed sequences turned out not to need
-    for rows, begin, end in chunks.segments():
-        tokens = [chunks.take(v, rows, begin, end, final.dtype) for v in (theta, phi, x)]
+    for rows, begin, end in chunks.spans():
+        tokens = [chunks.take(v, rows, begin, end, final.dtype) for v in (theta, phi, value)]
         if begin == 0:
             state = source[chunks.starts[0][0], rows]
-        part = states[rows, begin:end] if save else state.new_empty(len(state), end - begin, *state.shape[1:])
+        part = saved.states[rows, begin:end] if save else state.new_empty(len(state), end - begin, *state.shape[1:])
         part[:, 0] = state
         hand_over = _hand_over(chunks.ends, begin, source[:, rows], sink[:, rows])
-        tile, state, *inner = _forward_segment(*tokens, part, hand_over, eps)
+        tile, state, *inner = _forward_span(*tokens, part, hand_over, eps)
         chunks.put(tile, y, rows, begin, end)
         if save:
-            for place, v in zip(saved, inner, strict=True):
+            for place, v in zip((saved.v_dot_H, saved.norms, saved.gram), inner, strict=True):
                 v = v[(slice(None), *map(slice, place.shape[2:]))]
                 place[rows, begin:end] = v.unflatten(0, (-1, end - begin))
-    return y, final, states, *saved
+    return y, final, *saved
 
 
 @torch.library.custom_op("factorization_memory::chunked_backward", mutates_args=())
 @in_given_dtypes
 def _backward_op(
-    dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, x: Tensor, cu_seqlens: Tensor | None,
-    states: Tensor, start: Tensor, norms: Tensor, gram: Tensor, eps: float, length: int,
+    dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, value: Tensor, cu_seqlens: Tensor | None,
+    states: Tensor, v_dot_H: Tensor, norms: Tensor, gram: Tensor, eps: float, length: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of theta, phi, x and of the initial state."""
-    dtheta, dphi, dx, dinitial = _gradients(dy, dfinal, theta, phi, x)
-    chunks = _Chunks(x, theta.shape[-1], cu_seqlens, length)
+    """Gradients of theta, phi, value and of the initial state."""
+    dtheta, dphi, dvalue, dinitial = _gradients(dy, dfinal, theta, phi, value)
+    chunks = _Chunks(value, theta.shape[-1], cu_seqlens, length)
     dinitial.copy_(dfinal)
     source, sink = _by_sequence(dfinal, chunks), _by_sequence(dinitial, chunks)
-    for rows, begin, end in reversed(chunks.segments()):
-        tokens = [chunks.take(v, rows, begin, end, states.dtype) for v in (theta, phi, x, dy)]
-        saved = chunks.fill(*(v[rows, begin:end].flatten(0, 1) for v in (start, norms, gram)))
+    for rows, begin, end in reversed(chunks.spans()):
+        tokens = [chunks.take(v, rows, begin, end, states.dtype) for v in (theta, phi, value, dy)]
+        saved = chunks.fill(*(v[rows, begin:end].flatten(0, 1) for v in (v_dot_H, norms, gram)))
         if end == chunks.count:
             adjoint = source[chunks.ends[end - 1][0], rows]
         hand_over = _hand_over(chunks.starts, begin, source[:, rows], sink[:, rows])
-        *tiles, adjoint = _backward_segment(*tokens, states[rows, begin:end], *saved, adjoint, hand_over, eps)
-        for tile, out in zip(tiles, (dtheta, dphi, dx), strict=True):
+        *tiles, adjoint = _backward_span(*tokens, states[rows, begin:end], *saved, adjoint, hand_over, eps)
+        for tile, out in zip(tiles, (dtheta, dphi, dvalue), strict=True):
             chunks.put(tile, out, rows, begin, end)
-    return dtheta, dphi, dx, dinitial
+    return dtheta, dphi, dvalue, dinitial
 
 
 def _by_sequence(state: Tensor, chunks: _Chunks) -> Tensor:
@@ -475,17 +495,19 @@ def _by_sequence(state: Tensor, chunks: _Chunks) -> Tensor:
 
 
 def _setup(ctx, inputs, output) -> None:
-    theta, phi, x, initial_state, cu_seqlens, eps, length, _ = inputs
-    ctx.save_for_backward(theta, phi, x, cu_seqlens, *output[2:])
-    ctx.rest = eps, length, initial_state is not None and initial_state.dtype, (output[1].shape, output[1].dtype)
+    theta, phi, value, initial_state, cu_seqlens, eps, length, _ = inputs
+    ctx.save_for_backward(theta, phi, value, cu_seqlens, *output[2:])
+    ctx.rest = eps, length
+    ctx.given = initial_state is not None and initial_state.dtype
+    ctx.final = output[1].shape, output[1].dtype
 
 
 def _backward(ctx, dy, dfinal):
-    theta, phi, x, cu_seqlens, *saved = ctx.saved_tensors
-    eps, length, dtype, final = ctx.rest
-    dy, dfinal = operators.asked_for(dy, dfinal, x, final)
-    *grads, dinitial = _backward_op(dy, dfinal, theta, phi, x, cu_seqlens, *saved, eps, length)
-    return *grads, dinitial.to(dtype) if dtype else None, None, None, None, None
+    theta, phi, value, cu_seqlens, *saved = ctx.saved_tensors
+    dy, dfinal = operators.asked_for(dy, dfinal, value, ctx.final)
+    inputs = dy, dfinal, theta, phi, value, cu_seqlens
+    *grads, dinitial = _backward_op(*inputs, *_Saved(*saved), *ctx.rest)
+    return *grads, dinitial.to(ctx.given) if ctx.given else None, None, None, None, None
 
 
 operators.register(_forward_op, _backward_op, _outputs, _gradients, _setup, _backward)

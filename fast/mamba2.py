@@ -12,6 +12,8 @@ Every exponent is <= 0, so nothing overflows.
     x, y [B, T, H, P]   dt [B, T, H], >= 0   A [H], < 0   B, C [B, T, G, N]   D [H]   state [B, H, N, P]
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -142,18 +144,19 @@ def _wide(*values: Tensor) -> torch.dtype:
 
 def _check(lead: str, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> None:
     """lead: the letters of a shape before a token's own, B or B T."""
-    validation.floating("x", x, x, f"{lead} H P")
+    floating = partial(validation.floating, first="x")
+    floating("x", x, x, f"{lead} H P")
     *tokens, heads, _ = x.shape
-    validation.floating("dt", dt, x, f"{lead} H", (*tokens, heads))
-    validation.floating("A", A, x, "H", (heads,))
-    validation.floating("B", B, x, f"{lead} G N", tokens)
-    validation.floating("C", C, x, f"{lead} G N", B.shape)
+    floating("dt", dt, x, f"{lead} H", (*tokens, heads))
+    floating("A", A, x, "H", (heads,))
+    floating("B", B, x, f"{lead} G N", tokens)
+    floating("C", C, x, f"{lead} G N", B.shape)
     if D is not None:
-        validation.floating("D", D, x, "H", (heads,))
+        floating("D", D, x, "H", (heads,))
     groups = B.shape[-2]
     if groups < 1 or heads % groups:
         raise ValueError(f"B must have a G that divides the {heads} heads of x, got {groups}")
 
 
 def _check_state(name: str, state: Tensor, x: Tensor, B: Tensor) -> None:
-    validation.state(name, state, x, "B H N P", (x.shape[0], x.shape[-2], B.shape[-1], x.shape[-1]))
+    validation.state(name, state, x, "B H N P", (x.shape[0], x.shape[-2], B.shape[-1], x.shape[-1]), first="x")

@@ -1,4 +1,4 @@
-"""How tokens, sequences and slots are laid out: packed sequences, runs of pairs, sparse weights among zeros."""
+"""How tokens, sequences and slots are laid out: packed sequences, segments of pairs, sparse weights among zeros."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ def bounds(cu_seqlens: Tensor, total: int) -> list[int]:
     return values
 
 
-def runs(slots: Tensor, num_slots: int, cu_seqlens: Tensor | None) -> Tensor:
-    """The run of every pair, sequence * M + slot: [B T K]. Waits for no device."""
+def segments(slots: Tensor, num_slots: int, cu_seqlens: Tensor | None) -> Tensor:
+    """The segment of every pair, sequence * M + slot: [B T K]. Waits for no device."""
     batch, tokens, _ = slots.shape
     sequence = torch.arange(batch, device=slots.device)[:, None, None]
     if cu_seqlens is not None:
@@ -27,10 +27,10 @@ def runs(slots: Tensor, num_slots: int, cu_seqlens: Tensor | None) -> Tensor:
 
 
 def over_zeros(
-    dense: Callable, theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, num_slots: int,
+    dense: Callable, theta: Tensor, phi: Tensor, slots: Tensor, value: Tensor, num_slots: int,
     initial_state: Tensor | None, *, check_values: bool, **options,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The sparse form by a function that computes the dense one."""
     slots = checked_slots(slots, num_slots, check_values)
-    theta, phi = (v.new_zeros(*x.shape[:2], num_slots).scatter(-1, slots, v) for v in (theta, phi))
-    return dense(theta, phi, x, initial_state, **options)
+    theta, phi = (v.new_zeros(*value.shape[:2], num_slots).scatter(-1, slots, v) for v in (theta, phi))
+    return dense(theta, phi, value, initial_state, **options)

@@ -4,30 +4,32 @@ import torch
 from torch import Tensor
 
 
-def tokens(theta: Tensor, phi: Tensor, x: Tensor, *slots: Tensor, names: str = "B T") -> None:
-    """theta, phi and slots, if given, share their shape (one weight per slot), x has the same leading sizes."""
+def tokens(theta: Tensor, phi: Tensor, value: Tensor, *slots: Tensor, names: str = "B T") -> None:
+    """theta, phi and slots, if given, share their shape (one weight per slot), value has the same leading sizes."""
     weights = f"{names} {'K' if slots else 'M'}"
-    floating("x", x, x, f"{names} D")
-    lead = x.shape[:-1]
-    floating("theta", theta, x, weights, lead)
-    floating("phi", phi, x, weights, theta.shape)
-    for name, value, size in (("theta", theta, weights[-1]), ("x", x, "D")):
-        if not value.shape[-1]:
-            raise ValueError(f"{name} must have {size} of at least 1, got {[*value.shape]}")
-    for value in slots:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"slots must be a tensor of integers, got {type(value).__name__}")
-        if value.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
-            raise TypeError(f"slots must have an integer dtype, got {value.dtype}")
-        _shape("slots", value, weights, theta.shape)
-        _device("slots", value, x)
+    floating("value", value, value, f"{names} D")
+    lead = value.shape[:-1]
+    floating("theta", theta, value, weights, lead)
+    floating("phi", phi, value, weights, theta.shape)
+    for name, tensor, size in (("theta", theta, weights[-1]), ("value", value, "D")):
+        if not tensor.shape[-1]:
+            raise ValueError(f"{name} must have {size} of at least 1, got {[*tensor.shape]}")
+    for tensor in slots:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"slots must be a tensor of integers, got {type(tensor).__name__}")
+        if tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+            raise TypeError(f"slots must have an integer dtype, got {tensor.dtype}")
+        _shape("slots", tensor, weights, theta.shape)
+        _device("slots", tensor, value)
 
 
-def state(name: str, value: Tensor, x: Tensor, letters: str, shape: tuple[int, ...]) -> None:
+def state(
+    name: str, tensor: Tensor, like: Tensor, letters: str, shape: tuple[int, ...], first: str = "value"
+) -> None:  # fmt: skip
     """A state is in float32 or float64."""
-    floating(name, value, x, letters, shape)
-    if value.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
+    floating(name, tensor, like, letters, shape, first)
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64, got {tensor.dtype}")
 
 
 def slot_count(num_slots: int, slots_per_token: int) -> None:
@@ -51,7 +53,7 @@ def slot_values(slots: Tensor, num_slots: int) -> None:
         raise ValueError(f"slots must differ within one token, got {slots[tuple(where)].tolist()} at {where}")
 
 
-def packing(cu_seqlens: Tensor, x: Tensor) -> int:
+def packing(cu_seqlens: Tensor, value: Tensor) -> int:
     """The number of packed sequences; what needs the values of cu_seqlens is in `bounds`."""
     if not isinstance(cu_seqlens, Tensor):
         raise TypeError(f"cu_seqlens must be a tensor of integers, got {type(cu_seqlens).__name__}")
@@ -59,8 +61,8 @@ def packing(cu_seqlens: Tensor, x: Tensor) -> int:
         raise TypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2:
         raise ValueError(f"cu_seqlens must have shape [sequences + 1], at least [2], got {[*cu_seqlens.shape]}")
-    if x.shape[0] != 1:
-        raise ValueError(f"cu_seqlens needs all sequences in one row, B = 1, got x of shape {[*x.shape]}")
+    if value.shape[0] != 1:
+        raise ValueError(f"cu_seqlens needs all sequences in one row, B = 1, got value of shape {[*value.shape]}")
     return cu_seqlens.shape[0] - 1
 
 
@@ -77,28 +79,28 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def floating(
-    name: str, value: Tensor, like: Tensor, letters: str, shape: tuple[int, ...] | None = None, first: str = "x"
+    name: str, tensor: Tensor, like: Tensor, letters: str, shape: tuple[int, ...] | None = None, first: str = "value"
 ) -> None:  # fmt: skip
     """letters: of its shape; shape: sizes of the first of them; like: the argument `first`, whose device it needs."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a floating tensor, got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
-    _shape(name, value, letters, shape)
-    _device(name, value, like, first)
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a floating tensor, got {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must have a floating dtype, got {tensor.dtype}")
+    _shape(name, tensor, letters, shape)
+    _device(name, tensor, like, first)
 
 
-def _shape(name: str, value: Tensor, letters: str, shape: tuple[int, ...] | None) -> None:
+def _shape(name: str, tensor: Tensor, letters: str, shape: tuple[int, ...] | None) -> None:
     """shape may be shorter than letters: the sizes beyond it are free."""
     shape = shape or ()
     letters = letters.split()
-    if value.ndim != len(letters) or value.shape[: len(shape)] != tuple(shape):
+    if tensor.ndim != len(letters) or tensor.shape[: len(shape)] != tuple(shape):
         needs = f"[{', '.join(letters)}]"
         if shape:
             needs += f" = [{', '.join([*map(str, shape), *letters[len(shape) :]])}]"
-        raise ValueError(f"{name} must have shape {needs}, got {[*value.shape]}")
+        raise ValueError(f"{name} must have shape {needs}, got {[*tensor.shape]}")
 
 
-def _device(name: str, value: Tensor, like: Tensor, first: str = "x") -> None:
-    if value.device != like.device:
-        raise ValueError(f"{name} must be on {like.device} like {first}, got {value.device}")
+def _device(name: str, tensor: Tensor, like: Tensor, first: str = "value") -> None:
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like {first}, got {tensor.device}")

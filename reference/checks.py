@@ -12,39 +12,39 @@ def floating(sizes: dict[str, int], /, **arguments: tuple[Tensor | None, str]) -
     sizes: the letters that are known; those of the arguments are added.
 
     >>> sizes = {"M": 5}
-    >>> floating(sizes, x=(torch.rand(2, 4), "B D"), state=(torch.rand(2, 5, 4), "B M D"))
+    >>> floating(sizes, value=(torch.rand(2, 4), "B D"), state=(torch.rand(2, 5, 4), "B M D"))
     >>> sizes
     {'M': 5, 'B': 2, 'D': 4}
     """
     first, (like, _) = next(iter(arguments.items()))
-    for name, (value, letters) in arguments.items():
-        if value is None and name in OPTIONAL:
+    for name, (tensor, letters) in arguments.items():
+        if tensor is None and name in OPTIONAL:
             continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a floating tensor, got {type(value).__name__}")
-        if not value.is_floating_point():
-            raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
-        _shape(name, value, letters, sizes)
-        _device(name, value, first, like)
-        if name.endswith("state") and value.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a floating tensor, got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must have a floating dtype, got {tensor.dtype}")
+        _shape(name, tensor, letters, sizes)
+        _device(name, tensor, first, like)
+        if name.endswith("state") and tensor.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{name} must be float32 or float64, got {tensor.dtype}")
 
 
-def memory(lead: str, theta: Tensor, phi: Tensor, x: Tensor, eps: float, **more) -> None:
+def memory(lead: str, theta: Tensor, phi: Tensor, value: Tensor, eps: float, **more) -> None:
     """The arguments of Factorization Memory: more has a state and, in the sparse form, slots and perhaps num_slots.
 
     lead: the letters of a shape before a token's own, B or B T.
     """
     sizes, weights = {}, f"{lead} {'K' if 'slots' in more else 'M'}"
-    floating(sizes, x=(x, f"{lead} D"), theta=(theta, weights), phi=(phi, weights))
+    floating(sizes, value=(value, f"{lead} D"), theta=(theta, weights), phi=(phi, weights))
     if "num_slots" in more:
         sizes["M"] = more["num_slots"]
         _slot_count(sizes)
-    state = {name: (value, "B M D") for name, value in more.items() if name.endswith("state")}
-    floating(sizes, x=(x, f"{lead} D"), **state)
+    state = {name: (tensor, "B M D") for name, tensor in more.items() if name.endswith("state")}
+    floating(sizes, value=(value, f"{lead} D"), **state)
     if "slots" in more:
         _slot_count(sizes)
-        _slots(sizes, more["slots"], weights, x)
+        _slots(sizes, more["slots"], weights, value)
     if not ((theta >= 0) & (theta <= 1) | theta.isnan()).all():
         raise ValueError(f"theta must lie in [0, 1], got {theta.min():.4g} to {theta.max():.4g}")
     if not isinstance(eps, (int, float)):
@@ -53,22 +53,22 @@ def memory(lead: str, theta: Tensor, phi: Tensor, x: Tensor, eps: float, **more)
         raise ValueError(f"eps must be positive or 0, got {eps}")
 
 
-def _slots(sizes: dict[str, int], value: Tensor, letters: str, x: Tensor) -> None:
+def _slots(sizes: dict[str, int], tensor: Tensor, letters: str, value: Tensor) -> None:
     """Integers in [0, M), all different within one token."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"slots must be a tensor of integers, got {type(value).__name__}")
-    if value.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
-        raise TypeError(f"slots must have an integer dtype, got {value.dtype}")
-    _shape("slots", value, letters, sizes)
-    _device("slots", value, "x", x)
-    M, value = sizes["M"], value.long()  # M need not fit a smaller dtype
-    outside = (value < 0) | (value >= M)
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"slots must be a tensor of integers, got {type(tensor).__name__}")
+    if tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+        raise TypeError(f"slots must have an integer dtype, got {tensor.dtype}")
+    _shape("slots", tensor, letters, sizes)
+    _device("slots", tensor, "value", value)
+    M, tensor = sizes["M"], tensor.long()  # M need not fit a smaller dtype
+    outside = (tensor < 0) | (tensor >= M)
     if outside.any():
-        raise ValueError(f"slots must lie in [0, {M}), got {value[outside][0]}")
-    twice = (value.sort(-1).values.diff(dim=-1) == 0).any(-1)
+        raise ValueError(f"slots must lie in [0, {M}), got {tensor[outside][0]}")
+    twice = (tensor.sort(-1).values.diff(dim=-1) == 0).any(-1)
     if twice.any():
         where = twice.nonzero()[0].tolist()
-        raise ValueError(f"slots must differ within one token, got {value[tuple(where)].tolist()} at {where}")
+        raise ValueError(f"slots must differ within one token, got {tensor[tuple(where)].tolist()} at {where}")
 
 
 def _slot_count(sizes: dict[str, int]) -> None:
@@ -81,8 +81,8 @@ def _slot_count(sizes: dict[str, int]) -> None:
         raise ValueError(f"slots names {K} slots per token, but num_slots is {M}")
 
 
-def _shape(name: str, value: Tensor, letters: str, sizes: dict[str, int]) -> None:
-    letters, got = letters.split(), [*value.shape]
+def _shape(name: str, tensor: Tensor, letters: str, sizes: dict[str, int]) -> None:
+    letters, got = letters.split(), [*tensor.shape]
     known = [sizes.get(letter, letter) for letter in letters]
     if len(got) != len(known) or any(k not in (letter, g) for k, g, letter in zip(known, got, letters, strict=True)):
         needs = f"[{', '.join(letters)}]"
@@ -95,6 +95,6 @@ def _shape(name: str, value: Tensor, letters: str, sizes: dict[str, int]) -> Non
             raise ValueError(f"{name} must have {letter} of at least 1, got {got}")
 
 
-def _device(name: str, value: Tensor, first: str, like: Tensor) -> None:
-    if value.device != like.device:
-        raise ValueError(f"{name} must be on {like.device} like {first}, got {value.device}")
+def _device(name: str, tensor: Tensor, first: str, like: Tensor) -> None:
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like {first}, got {tensor.device}")

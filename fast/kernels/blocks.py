@@ -9,7 +9,18 @@ import triton.language as tl
 GRID = (2**31 - 1, 65_535, 65_535)  # programs that a GPU takes on the axes of one launch
 PART = 1 << 15  # chunks or sequences of a launch where one has no room for all; a power of 2 keeps pointers aligned
 # What kernels of a grid (blocks, chunks) index by the chunk, and those of (blocks, blocks, sequences) by the sequence.
-BY_CHUNK = {"p_states", "p_adjoint", "p_gram", "p_cross", "p_tile", "p_twin", "p_norm0", "p_radial", "p_begin", "p_end"}
+BY_CHUNK = {
+    "p_states",
+    "p_adjoint",
+    "p_gram",
+    "p_gram_dy_v",
+    "p_tile",
+    "p_B_sym",
+    "p_norm0",
+    "p_norm_grad_first",
+    "p_begin",
+    "p_end",
+}
 BY_SEQUENCE = {"p_initial", "p_final", "p_dfinal", "p_dinitial", "p_first"}
 
 
@@ -26,24 +37,28 @@ def store_block(p, block, o_row, m_row, o_col, n_col):
     tl.store(p + o_row[:, None].to(tl.int64) * n_col + o_col[None, :], block.to(p.dtype.element_ty), mask=mask)
 
 
-def launch(kernel, grid: tuple[int, ...], *args, warps: int, **constants) -> None:
-    """On the device of the first argument. An empty grid is legal here, though not in Triton."""
+def launch(kernel, grid: tuple[int, ...], *, warps: int, **arguments) -> None:
+    """By keyword, on the device of the tensors. Arguments that a kernel does not have are left out.
+
+    An empty grid is legal here, though not in Triton.
+    """
     if all(grid):
-        constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
-        with torch.cuda.device_of(args[0]):  # Triton launches on the current device, wherever the pointers lead
-            for part, these in _parts(kernel, grid, args):
-                kernel[checked_grid(*part)](*these, **constants, num_warps=warps)
+        arguments = {name: value for name, value in arguments.items() if name in kernel.arg_names}
+        tensor = next(value for value in arguments.values() if isinstance(value, torch.Tensor))
+        with torch.cuda.device_of(tensor):  # Triton launches on the current device, wherever the pointers lead
+            for part, these in _parts(grid, arguments):
+                kernel[checked_grid(*part)](**these, num_warps=warps)
 
 
-def _parts(kernel, grid: tuple[int, ...], args: tuple) -> Iterator[tuple[tuple[int, ...], tuple]]:
+def _parts(grid: tuple[int, ...], arguments: dict) -> Iterator[tuple[tuple[int, ...], dict]]:
     """One launch, or several if there are more chunks or sequences than the last axis of a grid has room for."""
     if grid[-1] <= GRID[len(grid) - 1]:
-        yield grid, args
+        yield grid, arguments
         return
-    cut = BY_CHUNK if len(grid) == 2 else BY_SEQUENCE
+    indexed = BY_CHUNK if len(grid) == 2 else BY_SEQUENCE
     for begin in range(0, grid[-1], PART):
-        these = (v[begin:] if name in cut else v for name, v in zip(kernel.arg_names, args, strict=False))
-        yield (*grid[:-1], min(PART, grid[-1] - begin)), tuple(these)
+        these = {name: value[begin:] if name in indexed else value for name, value in arguments.items()}
+        yield (*grid[:-1], min(PART, grid[-1] - begin)), these
 
 
 def checked_grid(*grid: int) -> tuple[int, ...]:

@@ -1,23 +1,23 @@
 """Sparse Factorization Memory in Triton, forward and backward: no products of matrices, no atomics, no waiting.
 
-The (token, slot) pairs are sorted by sequence and slot, tokens in order, as in fast/scan.py; docs/kernels.md, section
-7, derives it. Every slot in use is then one run of the list, and the list is cut into chunks of BP pairs. A program
+The (token, slot) pairs are sorted by sequence and slot, tokens in order, as in fast/scan.py (docs/derivation.md,
+section 6). Every slot in use is then one segment of the list, and the list is cut into chunks of BP pairs. A program
 walks through a chunk pair by pair, as the loop walks through time. Whole rows lie in registers, so norms wait for
 nothing, and nothing is added that is not part of the sum: a NaN goes where the loop takes it, no further.
 
-    ends        what a chunk makes of the run that goes on after it        a program per BG chunks, side by side
-    carry       the state that enters each chunk                           per BG runs, over the chunks of each alone
-    walk        the state after every pair, and after every run            as ends
-    gather      y, or dx: the sum over the K pairs of a token              per BG tokens
-    starts      what a chunk hands to the left of its first run's gradient as ends
-    walk_back   dtheta, dphi, and the gradient of every state              as ends
+    ends_fwd    what a chunk makes of the segment that goes on after it    a program per BG chunks, side by side
+    carry       the state that enters each chunk, or its gradient          per BG segments, over the chunks of each
+    walk_fwd    the state after every pair, and after every segment        as ends_fwd
+    gather      y, or dvalue: the sum over the K pairs of a token          per BG tokens
+    starts_bwd  the gradient that a chunk hands to the left                as ends_fwd
+    walk_bwd    dtheta, dphi, and the gradient of every state              as ends_fwd
 
 Time and work depend on the number of pairs, not on M or the routing, but for carry, which takes a step for every chunk
-of the longest run. In memory for the length of a call: the state after every pair, or in its place its gradient.
+of the longest segment. In memory for the length of a call: the state after every pair, or in its place its gradient.
 
 Names: p_ pointer, b_ block in registers, o_ offsets, m_ masks, i_ program ids; BG rows of a block, BD columns, D or
 more. n pairs in all, L in each row of the batch, whose last chunk may be short. The pair at place p of the list has its
-gates at order[p] (token * K + k), its token[p], and run[p] = sequence * M + slot. Everything inside is float32,
+gates at order[p] (token * K + k), its token[p], and segment[p] = sequence * M + slot. Everything inside is float32,
 whatever the inputs are.
 """
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from fast import operators
 from fast.kernels.blocks import launch, load_block, store_block
 from fast.operators import checked_slots
-from fast.packing import runs as runs_of
+from fast.packing import segments as segments_of
 
 # --- blocks ----------------------------------------------------------------------------------------------------
 
@@ -57,24 +57,25 @@ def _chunk_of(o_p, L, BP: tl.constexpr):
 
 
 @triton.jit
-def _run(p_run, o_p, m_p, n):
-    """The runs that pairs belong to, -1 where there is no pair."""
-    return tl.load(p_run + o_p, mask=m_p & (o_p >= 0) & (o_p < n), other=-1)
+def _segment(p_segment, o_p, m_p, n):
+    """The segments that pairs belong to, -1 where there is no pair."""
+    return tl.load(p_segment + o_p, mask=m_p & (o_p >= 0) & (o_p < n), other=-1)
 
 
 @triton.jit
-def _edges(p_run, o_p, m_p, n):
-    """The runs of pairs, and which pairs are the first and the last of theirs. Rows of the batch share no run."""
-    run = _run(p_run, o_p, m_p, n)
-    return run, m_p & (run != _run(p_run, o_p - 1, m_p, n)), m_p & (run != _run(p_run, o_p + 1, m_p, n))
+def _edges(p_segment, o_p, m_p, n):
+    """The segments of pairs, and which pairs are the first and the last of theirs. Rows share none."""
+    segment = _segment(p_segment, o_p, m_p, n)
+    left, right = _segment(p_segment, o_p - 1, m_p, n), _segment(p_segment, o_p + 1, m_p, n)
+    return segment, m_p & (segment != left), m_p & (segment != right)
 
 
 @triton.jit
-def _count(p_run, run, begin, end, BP: tl.constexpr):
-    """How many of each chunk's pairs belong to a run."""
+def _count(p_segment, segment, begin, end, BP: tl.constexpr):
+    """How many of each chunk's pairs belong to a segment."""
     o_p = begin[:, None] + tl.arange(0, BP)[None, :]
-    b_run = tl.load(p_run + o_p, mask=o_p < end[:, None], other=-2)  # so that none belongs to run -1
-    return tl.sum((b_run == run[:, None]).to(tl.int32), 1)
+    b_segment = tl.load(p_segment + o_p, mask=o_p < end[:, None], other=-2)  # so that none belongs to segment -1
+    return tl.sum((b_segment == segment[:, None]).to(tl.int32), 1)
 
 
 @triton.jit
@@ -85,17 +86,17 @@ def _pairs(p_order, p_token, p_theta, o_p, m_p):
 
 
 @triton.jit
-def _before(b_h, p_initial, run, first, o_d, D):
-    """b_h, but at a run's first pair the initial state of its slot."""
+def _before(b_h, p_initial, segment, first, o_d, D):
+    """b_h, but at a segment's first pair the initial state of its slot."""
     if p_initial is None:
         return tl.where(first[:, None], 0.0, b_h)
     else:
-        return tl.where(first[:, None], load_block(p_initial, run, first, o_d, D), b_h)
+        return tl.where(first[:, None], load_block(p_initial, segment, first, o_d, D), b_h)
 
 
 @triton.jit
 def _adjoint(b_l, b_h, p_phi, p_dy, o_k, o_t, m_p, o_d, D, eps):
-    """dphi, and the gradient of the states b_h: b_l from the right, and what pulls through y and through its norm."""
+    """dphi, and the gradient of the states b_h: b_l from the right, and what comes through y and through its norm."""
     b_dy = load_block(p_dy, o_t, m_p, o_d, D)
     b_inverse = 1.0 / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)
     b_dphi = tl.sum(b_h * b_dy, 1) * b_inverse
@@ -107,23 +108,23 @@ def _adjoint(b_l, b_h, p_phi, p_dy, o_k, o_t, m_p, o_d, D, eps):
 
 
 @triton.jit
-def ends_kernel(
-    p_theta, p_x, p_initial, p_order, p_token, p_run, p_ends, p_total, n, L, D,
+def ends_fwd_kernel(
+    p_theta, p_v, p_initial, p_order, p_token, p_segment, p_ends, p_total, n, L, D,
     BP: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Owns BG chunks. Of those whose last run goes on after them, reads its pairs alone; writes what they make of the
-    state, and their decay."""
+    """Owns BG chunks. Of those whose last segment goes on after them, reads its pairs alone; writes what they make of
+    the state, and their decay."""
     o_c, begin, end = _chunks(n, L, BP, BG)
-    run = _run(p_run, end, begin < end, n)
-    begin = end - _count(p_run, run, begin, end, BP)
+    segment = _segment(p_segment, end, begin < end, n)
+    begin = end - _count(p_segment, segment, begin, end, BP)
     m_c, o_d = begin < end, tl.arange(0, BD)
     b_h, b_total = tl.zeros((BG, BD), tl.float32), tl.full((BG,), 1.0, tl.float32)
-    b_h = _before(b_h, p_initial, run, m_c & (run != _run(p_run, begin - 1, m_c, n)), o_d, D)
+    b_h = _before(b_h, p_initial, segment, m_c & (segment != _segment(p_segment, begin - 1, m_c, n)), o_d, D)
     for i in range(0, tl.max(end - begin, 0)):
         o_p = begin + i
         m_p = o_p < end
         _, o_t, b_theta = _pairs(p_order, p_token, p_theta, o_p, m_p)
-        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * load_block(p_x, o_t, m_p, o_d, D)
+        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * load_block(p_v, o_t, m_p, o_d, D)
         b_total *= 1.0 - b_theta
     store_block(p_ends, b_h, o_c, m_c, o_d, D)
     tl.store(p_total + o_c, b_total, mask=m_c)
@@ -131,14 +132,14 @@ def ends_kernel(
 
 @triton.jit
 def carry_kernel(
-    p_total, p_ends, p_entering, p_bounds, runs, L, D,
+    p_total, p_ends, p_entering, p_bounds, segments, L, D,
     BP: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Owns BG runs. Walks over the chunks each one spans, from the right if REVERSE; writes what enters them, but for
-    the first of them, where nothing does."""
+    """Owns BG segments. Walks over the chunks of each, from the right if REVERSE; writes what enters them. Nothing
+    enters the first of them."""
     o_r, o_d = tl.program_id(0).to(tl.int64) * BG + tl.arange(0, BG), tl.arange(0, BD)
-    begin = tl.load(p_bounds + o_r, mask=o_r < runs, other=0)
-    end = tl.load(p_bounds + o_r + 1, mask=o_r < runs, other=0)
+    begin = tl.load(p_bounds + o_r, mask=o_r < segments, other=0)
+    end = tl.load(p_bounds + o_r + 1, mask=o_r < segments, other=0)
     o_c, last = _chunk_of(begin, L, BP), _chunk_of(end - 1, L, BP)
     steps = tl.where(begin < end, last - o_c, 0)
     if REVERSE:
@@ -152,24 +153,24 @@ def carry_kernel(
 
 
 @triton.jit
-def walk_kernel(
-    p_theta, p_x, p_initial, p_entering, p_order, p_token, p_run, p_h, p_final, n, L, D,
+def walk_fwd_kernel(
+    p_theta, p_v, p_initial, p_entering, p_order, p_token, p_segment, p_h, p_final, n, L, D,
     BP: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Owns BG chunks. Reads what enters them; writes the state after every pair, and the last of every run."""
+    """Owns BG chunks. Reads what enters them; writes the state after every pair, and the last of every segment."""
     o_c, begin, end = _chunks(n, L, BP, BG)
     o_d = tl.arange(0, BD)
     b_h = load_block(p_entering, o_c, begin < end, o_d, D)
     for i in range(0, tl.max(end - begin, 0)):
         o_p = begin + i
         m_p = o_p < end
-        run, first, last = _edges(p_run, o_p, m_p, n)
+        segment, first, last = _edges(p_segment, o_p, m_p, n)
         _, o_t, b_theta = _pairs(p_order, p_token, p_theta, o_p, m_p)
-        b_h = _before(b_h, p_initial, run, first, o_d, D)
-        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * load_block(p_x, o_t, m_p, o_d, D)
+        b_h = _before(b_h, p_initial, segment, first, o_d, D)
+        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * load_block(p_v, o_t, m_p, o_d, D)
         store_block(p_h, b_h, o_p, m_p, o_d, D)
         if p_final is not None:
-            store_block(p_final, b_h, run, last, o_d, D)
+            store_block(p_final, b_h, segment, last, o_d, D)
 
 
 @triton.jit
@@ -191,17 +192,17 @@ def gather_kernel(
 
 
 @triton.jit
-def starts_kernel(
-    p_theta, p_phi, p_dy, p_dfinal, p_order, p_token, p_run, p_h, p_starts, n, L, D, eps,
+def starts_bwd_kernel(
+    p_theta, p_phi, p_dy, p_dfinal, p_order, p_token, p_segment, p_h, p_starts, n, L, D, eps,
     BP: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Owns BG chunks. Of those whose first run comes from before them, reads dy and states of its pairs alone; writes
-    the gradient that they hand to the left."""
+    """Owns BG chunks. Of those whose first segment comes from before them, reads dy and states of its pairs alone;
+    writes the gradient that they hand to the left."""
     o_c, begin, end = _chunks(n, L, BP, BG)
-    run = _run(p_run, begin - 1, begin < end, n)
-    end = begin + _count(p_run, run, begin, end, BP)
+    segment = _segment(p_segment, begin - 1, begin < end, n)
+    end = begin + _count(p_segment, segment, begin, end, BP)
     m_c, o_d = begin < end, tl.arange(0, BD)
-    b_l = load_block(p_dfinal, run, m_c & (run != _run(p_run, end, m_c, n)), o_d, D)
+    b_l = load_block(p_dfinal, segment, m_c & (segment != _segment(p_segment, end, m_c, n)), o_d, D)
     for i in range(0, tl.max(end - begin, 0)):
         o_p = end - 1 - i
         m_p = o_p >= begin
@@ -213,12 +214,12 @@ def starts_kernel(
 
 
 @triton.jit
-def walk_back_kernel(
-    p_theta, p_phi, p_x, p_dy, p_initial, p_dfinal, p_entering, p_right, p_order, p_token, p_run, p_h, p_dtheta, p_dphi,
-    p_dinitial, n, L, D, eps, BP: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr,
+def walk_bwd_kernel(
+    p_theta, p_phi, p_v, p_dy, p_initial, p_dfinal, p_entering, p_right, p_order, p_token, p_segment, p_h, p_dtheta,
+    p_dphi, p_dinitial, n, L, D, eps, BP: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Owns BG chunks, right to left. Reads the states, what entered the chunks and the gradient from their right;
-    writes dtheta, dphi, the initial state's gradient at a run's first pair and, in the states' place, theirs."""
+    writes dtheta, dphi, the initial state's gradient at a segment's first pair and, in the states' place, theirs."""
     o_c, begin, end = _chunks(n, L, BP, BG)
     o_d = tl.arange(0, BD)
     b_l = load_block(p_right, o_c, begin < end, o_d, D)
@@ -226,17 +227,17 @@ def walk_back_kernel(
     for i in range(0, tl.max(end - begin, 0)):
         o_p = end - 1 - i
         m_p = o_p >= begin
-        run, first, last = _edges(p_run, o_p, m_p, n)
+        segment, first, last = _edges(p_segment, o_p, m_p, n)
         o_k, o_t, b_theta = _pairs(p_order, p_token, p_theta, o_p, m_p)
-        b_l = tl.where(last[:, None], load_block(p_dfinal, run, last, o_d, D), b_l)
+        b_l = tl.where(last[:, None], load_block(p_dfinal, segment, last, o_d, D), b_l)
         b_dphi, b_l = _adjoint(b_l, b_h, p_phi, p_dy, o_k, o_t, m_p, o_d, D, eps)
         b_h = load_block(p_h, o_p - 1, o_p > begin, o_d, D) + load_block(p_entering, o_c, o_p == begin, o_d, D)
-        b_step = load_block(p_x, o_t, m_p, o_d, D) - _before(b_h, p_initial, run, first, o_d, D)
+        b_step = load_block(p_v, o_t, m_p, o_d, D) - _before(b_h, p_initial, segment, first, o_d, D)
         tl.store(p_dtheta + o_k, tl.sum(b_l * b_step, 1).to(p_dtheta.dtype.element_ty), mask=m_p)
         tl.store(p_dphi + o_k, b_dphi.to(p_dphi.dtype.element_ty), mask=m_p)
         store_block(p_h, b_l, o_p, m_p, o_d, D)
         b_l *= (1.0 - b_theta)[:, None]
-        store_block(p_dinitial, b_l, run, first, o_d, D)
+        store_block(p_dinitial, b_l, segment, first, o_d, D)
 
 
 # --- host ------------------------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ class Blocks(NamedTuple):
     def constants(self, width: int) -> dict[str, int]:
         """BP, BG, BD and the warps of every kernel for D columns.
 
-        A block must not be smaller than its program has threads, since walk_back writes in place: no two may own the
+        A block must not be smaller than its program has threads, since walk_bwd writes in place: no two may own the
         same number.
         """
         bd = max(triton.next_power_of_2(width), 16)  # a row costs its indices, however narrow it is
@@ -268,7 +269,7 @@ def sparse_factorization_memory(
     theta: Tensor,
     phi: Tensor,
     slots: Tensor,
-    x: Tensor,
+    value: Tensor,
     num_slots: int,
     initial_state: Tensor | None = None,
     *,
@@ -285,9 +286,9 @@ def sparse_factorization_memory(
     if not check_values:
         inside = (slots >= 0) & (slots < num_slots)
         theta, phi, slots = theta.where(inside, 0), phi.where(inside, torch.nan), slots.clamp(0, num_slots - 1)
-    inputs = (theta, phi, x, initial_state)
+    inputs = (theta, phi, value, initial_state)
     save = operators.needs_grad(*inputs)
-    y, final_state, *_ = _forward_op(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save, *blocks)
+    y, final_state, *_ = _forward_op(theta, phi, slots, value, num_slots, initial_state, cu_seqlens, eps, save, *blocks)
     return y, final_state
 
 
@@ -296,112 +297,140 @@ def _place(order: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
 
 
-def _bounds(run: Tensor, runs: int) -> Tensor:
-    """Where each of all possible runs begins, and the last one ends: [runs + 1]."""
-    return torch.searchsorted(run, torch.arange(runs + 1, device=run.device))
+def _bounds(segment: Tensor, segments: int) -> Tensor:
+    """Where each of all possible segments begins, and the last one ends: [segments + 1]."""
+    return torch.searchsorted(segment, torch.arange(segments + 1, device=segment.device))
 
 
 class _Plan(NamedTuple):
-    """What the launches of a call share: how many of what, the sizes that kernels take, constants, grids."""
+    """What the launches of a call share: how many of what, the sizes and constants that kernels take, grids."""
 
-    runs: int
-    tokens: int
+    pairs: int
     chunks: int
-    sizes: tuple[int, int, int]  # n, L, D
-    constants: dict[str, int]
-    by_run: tuple[int]
+    segments: int
+    common: dict[str, int]
+    by_segment: tuple[int]
     by_token: tuple[int]
     by_chunk: tuple[int]
 
 
-def _plan(theta: Tensor, x: Tensor, final: Tensor, blocks: Blocks) -> _Plan:
-    (rows, tokens, per_token), width = theta.shape, x.shape[-1]
-    row, c = tokens * per_token, blocks.constants(width)
-    counts = final.shape[0] * final.shape[1], rows * tokens, rows * triton.cdiv(row, blocks.pairs)
-    grids = ((triton.cdiv(count, c["BG"]) if row else 0,) for count in counts)  # without a token, slots are still there
-    return _Plan(*counts, (rows * row, row, width), c, *grids)
+def _plan(theta: Tensor, value: Tensor, final: Tensor, blocks: Blocks) -> _Plan:
+    (rows, tokens, per_token), width = theta.shape, value.shape[-1]
+    row, constants = tokens * per_token, blocks.constants(width)
+    segments, chunks = final.shape[0] * final.shape[1], rows * triton.cdiv(row, blocks.pairs)
+    sizes = {"n": rows * row, "L": row, "D": width, "K": per_token, "tokens": rows * tokens, "segments": segments}
+    counts = segments, rows * tokens, chunks
+    # Without a token there is no program, though slots are still there.
+    grids = ((triton.cdiv(count, constants["BG"]) if row else 0,) for count in counts)
+    return _Plan(rows * row, chunks, segments, sizes | constants, *grids)
 
 
-def _outputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save, pairs, numbers, warps):
+class _Saved(NamedTuple):
+    """What the forward keeps for the backward; places without a pair are not written."""
+
+    entering: Tensor  # [chunks, D]  the state that enters each chunk
+    total: Tensor  # [chunks]  the decay over each chunk's last segment
+    segment: Tensor  # [pairs]  of the sorted list
+    order: Tensor  # [pairs]  where the gates of each lie
+
+
+def _outputs(theta, phi, slots, value, num_slots, initial_state, cu_seqlens, eps, save, pairs, numbers, warps):
     """Unwritten outputs of _forward_op."""
-    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    final = x.new_empty(sequences, num_slots, x.shape[-1], dtype=torch.float32)
-    plan = _plan(theta, x, final, Blocks(pairs, numbers, warps))
-    chunks, n = (plan.chunks, plan.sizes[0]) if save else (0, 0)
-    entering, total = (x.new_empty(shape, dtype=torch.float32) for shape in ((chunks, x.shape[-1]), (chunks,)))
-    return x.new_empty(x.shape), final, entering, total, *(slots.new_empty(n, dtype=torch.int64) for _ in range(2))
+    width = value.shape[-1]
+    sequences = value.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    final = value.new_empty(sequences, num_slots, width, dtype=torch.float32)
+    plan = _plan(theta, value, final, Blocks(pairs, numbers, warps))
+    chunks, n = (plan.chunks, plan.pairs) if save else (0, 0)
+    saved = _Saved(
+        entering=value.new_empty(chunks, width, dtype=torch.float32),
+        total=value.new_empty(chunks, dtype=torch.float32),
+        segment=slots.new_empty(n, dtype=torch.int64),
+        order=slots.new_empty(n, dtype=torch.int64),
+    )
+    return value.new_empty(value.shape), final, *saved
 
 
-def _gradients(dy, dfinal, theta, phi, x, *_):
+def _gradients(dy, dfinal, theta, phi, value, *_):
     """Unwritten outputs of _backward_op."""
-    return tuple(v.new_empty(v.shape) for v in (theta, phi, x, dfinal))
+    return tuple(v.new_empty(v.shape) for v in (theta, phi, value, dfinal))
 
 
 @torch.library.custom_op("factorization_memory::triton_sparse", mutates_args=())
 def _forward_op(
-    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, num_slots: int, initial_state: Tensor | None,
+    theta: Tensor, phi: Tensor, slots: Tensor, value: Tensor, num_slots: int, initial_state: Tensor | None,
     cu_seqlens: Tensor | None, eps: float, save: bool, pairs: int, numbers: int, warps: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, the final state, and if save: the states that enter chunks, the chunks' decays, run and order."""
+    """y, the final state, and if save what _Saved holds."""
     blocks = pairs, numbers, warps
-    y, final, *saved = _outputs(theta, phi, slots, x, num_slots, initial_state, cu_seqlens, eps, save, *blocks)
-    theta, phi, x = (v.contiguous() for v in (theta, phi, x))
+    y, final, *unsaved = _outputs(theta, phi, slots, value, num_slots, initial_state, cu_seqlens, eps, save, *blocks)
+    theta, phi, value = (v.contiguous() for v in (theta, phi, value))
     initial = None if initial_state is None else initial_state.float().contiguous()
     if initial is None:
         final.zero_()
     else:
         final.copy_(initial)  # what slots that no token names keep
-    run, order = runs_of(slots, num_slots, cu_seqlens).sort(stable=True)
-    plan, token = _plan(theta, x, final, Blocks(*blocks)), order // theta.shape[-1]
-    (n, row, width), c, bounds = plan.sizes, plan.constants, _bounds(run, plan.runs)
-    ends, h = (x.new_empty(count, width, dtype=torch.float32) for count in (plan.chunks, n))
-    entering, total = torch.zeros_like(ends), x.new_zeros(plan.chunks, dtype=torch.float32)  # where not written
-    pairs = order, token, run
-    launch(ends_kernel, plan.by_chunk, theta, x, initial, *pairs, ends, total, *plan.sizes, **c)
-    launch(carry_kernel, plan.by_run, total, ends, entering, bounds, plan.runs, row, width, REVERSE=False, **c)
-    launch(walk_kernel, plan.by_chunk, theta, x, initial, entering, *pairs, h, final, *plan.sizes, **c)
-    launch(gather_kernel, plan.by_token, phi, h, _place(order), y, plan.tokens, theta.shape[-1], width, eps,
-            NORMED=True, **c)  # fmt: skip
-    return y, final, *((entering, total, run, order) if save else saved)
+    segment, order = segments_of(slots, num_slots, cu_seqlens).sort(stable=True)
+    plan = _plan(theta, value, final, Blocks(*blocks))
+    ends, h = (value.new_empty(n, value.shape[-1], dtype=torch.float32) for n in (plan.chunks, plan.pairs))
+    entering, total = torch.zeros_like(ends), value.new_zeros(plan.chunks, dtype=torch.float32)  # where not written
+    common = {"p_theta": theta, "p_v": value, "p_initial": initial, "eps": eps, **plan.common}
+    common |= {"p_order": order, "p_token": order // theta.shape[-1], "p_segment": segment}
+    launch(ends_fwd_kernel, plan.by_chunk, p_ends=ends, p_total=total, **common)
+    launch(
+        carry_kernel, plan.by_segment, p_total=total, p_ends=ends, p_entering=entering,
+        p_bounds=_bounds(segment, plan.segments), REVERSE=False, **common,
+    )  # fmt: skip
+    launch(walk_fwd_kernel, plan.by_chunk, p_entering=entering, p_h=h, p_final=final, **common)
+    launch(gather_kernel, plan.by_token, p_gate=phi, p_rows=h, p_place=_place(order), p_out=y, NORMED=True, **common)
+    return y, final, *(_Saved(entering, total, segment, order) if save else unsaved)
 
 
 @torch.library.custom_op("factorization_memory::triton_sparse_backward", mutates_args=())
 def _backward_op(
-    dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, x: Tensor, initial_state: Tensor | None,
-    entering: Tensor, total: Tensor, run: Tensor, order: Tensor, eps: float, pairs: int, numbers: int, warps: int,
+    dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, value: Tensor, initial_state: Tensor | None,
+    entering: Tensor, total: Tensor, segment: Tensor, order: Tensor, eps: float, pairs: int, numbers: int, warps: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of theta, phi, x and of the initial state."""
-    dtheta, dphi, dx, dinitial = _gradients(dy, dfinal, theta, phi, x)
-    dy, dfinal, theta, phi, x = (v.contiguous() for v in (dy, dfinal, theta, phi, x))
+    """Gradients of theta, phi, value and of the initial state."""
+    dtheta, dphi, dvalue, dinitial = _gradients(dy, dfinal, theta, phi, value)
+    dy, dfinal, theta, phi, value = (v.contiguous() for v in (dy, dfinal, theta, phi, value))
     initial = None if initial_state is None else initial_state.float().contiguous()
     dinitial.copy_(dfinal)  # what slots that no token names get
-    plan, token = _plan(theta, x, dfinal, Blocks(pairs, numbers, warps)), order // theta.shape[-1]
-    (n, row, width), c, bounds = plan.sizes, plan.constants, _bounds(run, plan.runs)
-    h, starts, right = (x.new_empty(count, width, dtype=torch.float32) for count in (n, plan.chunks, plan.chunks))
-    pairs = order, token, run
-    launch(walk_kernel, plan.by_chunk, theta, x, initial, entering, *pairs, h, None, *plan.sizes, **c)
-    launch(starts_kernel, plan.by_chunk, theta, phi, dy, dfinal, *pairs, h, starts, *plan.sizes, eps, **c)
-    launch(carry_kernel, plan.by_run, total, starts, right, bounds, plan.runs, row, width, REVERSE=True, **c)
-    launch(walk_back_kernel, plan.by_chunk, theta, phi, x, dy, initial, dfinal, entering, right, *pairs, h,
-            dtheta, dphi, dinitial, *plan.sizes, eps, **c)  # fmt: skip
-    launch(gather_kernel, plan.by_token, theta, h, _place(order), dx, plan.tokens, theta.shape[-1], width, eps,
-            NORMED=False, **c)  # fmt: skip
-    return dtheta, dphi, dx, dinitial
+    plan, width = _plan(theta, value, dfinal, Blocks(pairs, numbers, warps)), value.shape[-1]
+    h, starts, right = (value.new_empty(n, width, dtype=torch.float32) for n in (plan.pairs, plan.chunks, plan.chunks))
+    common = {"p_theta": theta, "p_phi": phi, "p_v": value, "p_dy": dy, "p_initial": initial, "p_dfinal": dfinal}
+    common |= {"p_order": order, "p_token": order // theta.shape[-1], "p_segment": segment, "p_h": h, "eps": eps}
+    common |= plan.common
+    launch(walk_fwd_kernel, plan.by_chunk, p_entering=entering, p_final=None, **common)
+    launch(starts_bwd_kernel, plan.by_chunk, p_starts=starts, **common)
+    launch(
+        carry_kernel, plan.by_segment, p_total=total, p_ends=starts, p_entering=right,
+        p_bounds=_bounds(segment, plan.segments), REVERSE=True, **common,
+    )  # fmt: skip
+    launch(
+        walk_bwd_kernel, plan.by_chunk,
+        p_entering=entering, p_right=right, p_dtheta=dtheta, p_dphi=dphi, p_dinitial=dinitial, **common,
+    )  # fmt: skip
+    launch(
+        gather_kernel, plan.by_token,
+        p_gate=theta, p_rows=h, p_place=_place(order), p_out=dvalue, NORMED=False, **common,
+    )  # fmt: skip
+    return dtheta, dphi, dvalue, dinitial
 
 
 def _setup(ctx, inputs, output) -> None:
-    theta, phi, _, x, _, initial_state, _, eps, _, *blocks = inputs
-    ctx.save_for_backward(theta, phi, x, initial_state, *output[2:])
-    ctx.rest = (eps, *blocks), (output[1].shape, output[1].dtype)
+    theta, phi, _, value, _, initial_state, _, eps, _, *blocks = inputs
+    ctx.save_for_backward(theta, phi, value, initial_state, *output[2:])
+    ctx.rest = (eps, *blocks)
+    ctx.final = output[1].shape, output[1].dtype
 
 
 def _backward(ctx, dy, dfinal):
-    theta, phi, x, initial_state, *saved = ctx.saved_tensors
-    rest, final = ctx.rest
-    dy, dfinal = operators.asked_for(dy, dfinal, x, final)
-    dtheta, dphi, dx, dinitial = _backward_op(dy, dfinal, theta, phi, x, initial_state, *saved, *rest)
+    theta, phi, value, initial_state, *saved = ctx.saved_tensors
+    dy, dfinal = operators.asked_for(dy, dfinal, value, ctx.final)
+    inputs = dy, dfinal, theta, phi, value, initial_state
+    dtheta, dphi, dvalue, dinitial = _backward_op(*inputs, *_Saved(*saved), *ctx.rest)
     dinitial = None if initial_state is None else dinitial.to(initial_state.dtype)
-    return dtheta, dphi, None, dx, None, dinitial, *(None,) * 6
+    return dtheta, dphi, None, dvalue, None, dinitial, *(None,) * 6
 
 
 operators.register(_forward_op, _backward_op, _outputs, _gradients, _setup, _backward)

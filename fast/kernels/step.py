@@ -23,7 +23,7 @@ from fast.kernels.blocks import GRID, checked_grid
 
 @triton.jit
 def step_kernel(
-    p_theta, p_phi, p_slots, p_x, p_before, p_after, p_shares, s_b, s_m, s_d, K, M, D, eps,
+    p_theta, p_phi, p_slots, p_v, p_before, p_after, p_shares, s_b, s_m, s_d, K, M, D, eps,
     BG: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, SPARSE: tl.constexpr,
 ):  # fmt: skip
     """Owns BG slots of one sequence, whole rows. Reads them from `before`, writes them to `after` (which may be
@@ -34,7 +34,7 @@ def step_kernel(
     i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
     o_d = tl.arange(0, BD)
     m_d = o_d < D
-    b_x = tl.load(p_x + i_b * D + o_d, mask=m_d, other=0.0).to(tl.float32)
+    b_v = tl.load(p_v + i_b * D + o_d, mask=m_d, other=0.0).to(tl.float32)
     b_y = tl.zeros((BD,), tl.float32)
     for i in range(0, BG, BM):
         o_k = i_g * BG + i + tl.arange(0, BM)
@@ -48,7 +48,7 @@ def step_kernel(
         mask = (m_k & inside)[:, None] & m_d[None, :]
         at = i_b * s_b + o_m[:, None] * s_m + o_d[None, :].to(tl.int64) * s_d
         b_h = tl.load(p_before + at, mask=mask, other=0.0)
-        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * b_x[None, :]  # (4)
+        b_h = (1.0 - b_theta)[:, None] * b_h + b_theta[:, None] * b_v[None, :]  # (4)
         tl.store(p_after + at, b_h, mask=mask)
         b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
         b_psi = tl.where(m_k & ~inside, float("nan"), b_psi)
@@ -94,48 +94,62 @@ MERGE = {"BS": 16, "BD": 64}
 
 
 def step(
-    theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6, blocks: Blocks = DEFAULT
+    theta: Tensor, phi: Tensor, value: Tensor, state: Tensor, *, eps: float = 1e-6, blocks: Blocks = DEFAULT
 ) -> tuple[Tensor, Tensor]:
-    """What `fast.step` does, without its checks: theta, phi [B, M], x [B, D], float32 state [B, M, D]."""
-    return _step_op(theta, phi, x, state, eps, *blocks)
+    """What `fast.step` does, without its checks: theta, phi [B, M], value [B, D], float32 state [B, M, D]."""
+    return _step_op(theta, phi, value, state, eps, *blocks)
 
 
 def step_(
-    theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6, blocks: Blocks = DEFAULT
+    theta: Tensor, phi: Tensor, value: Tensor, state: Tensor, *, eps: float = 1e-6, blocks: Blocks = DEFAULT
 ) -> tuple[Tensor, Tensor]:
     """`step` that writes into `state`, which may be strided, and returns it."""
-    return _step_op_(theta, phi, None, x, state, eps, *blocks), state
+    return _step_op_(theta, phi, None, value, state, eps, *blocks), state
 
 
 def sparse_step(
-    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6, blocks: Blocks = DEFAULT
+    theta: Tensor,
+    phi: Tensor,
+    slots: Tensor,
+    value: Tensor,
+    state: Tensor,
+    *,
+    eps: float = 1e-6,
+    blocks: Blocks = DEFAULT,
 ) -> tuple[Tensor, Tensor]:
     """What `fast.sparse_step` does, without its checks: theta, phi, slots [B, K], all slots of a token different."""
     return sparse_step_(
-        theta, phi, slots, x, state.clone(memory_format=torch.contiguous_format), eps=eps, blocks=blocks
+        theta, phi, slots, value, state.clone(memory_format=torch.contiguous_format), eps=eps, blocks=blocks
     )
 
 
 def sparse_step_(
-    theta: Tensor, phi: Tensor, slots: Tensor, x: Tensor, state: Tensor, *, eps: float = 1e-6, blocks: Blocks = DEFAULT
+    theta: Tensor,
+    phi: Tensor,
+    slots: Tensor,
+    value: Tensor,
+    state: Tensor,
+    *,
+    eps: float = 1e-6,
+    blocks: Blocks = DEFAULT,
 ) -> tuple[Tensor, Tensor]:
     """`sparse_step` that writes into `state`, which may be strided, and returns it."""
-    return _step_op_(theta, phi, slots, x, state, eps, *blocks), state
+    return _step_op_(theta, phi, slots, value, state, eps, *blocks), state
 
 
-def _run(theta, phi, slots, x, before, after, eps, blocks) -> Tensor:
+def _run(theta, phi, slots, value, before, after, eps, blocks) -> Tensor:
     """y. `before` and `after` share their strides."""
-    theta, phi, x = (v.contiguous() for v in (theta, phi, x))
+    theta, phi, value = (v.contiguous() for v in (theta, phi, value))
     slots = None if slots is None else slots.contiguous()
-    (B, D), K, y = x.shape, theta.shape[-1], torch.empty_like(x)
+    (B, D), K, y = value.shape, theta.shape[-1], torch.empty_like(value)
     if not B:
         return y  # an empty grid is no grid
     constants = blocks.constants(K, D)
     groups = triton.cdiv(K, constants["BG"])
-    shares = y if groups == 1 else x.new_empty(B, groups, D, dtype=torch.float32)
-    with torch.cuda.device_of(x):
+    shares = y if groups == 1 else value.new_empty(B, groups, D, dtype=torch.float32)
+    with torch.cuda.device_of(value):
         step_kernel[checked_grid(B, groups)](
-            theta, phi, slots, x, before, after, shares, *before.stride(), K, before.shape[1], D, eps,
+            theta, phi, slots, value, before, after, shares, *before.stride(), K, before.shape[1], D, eps,
             **constants, SPARSE=slots is not None, num_warps=blocks.warps,
         )  # fmt: skip
         if groups > 1:
@@ -145,28 +159,28 @@ def _run(theta, phi, slots, x, before, after, eps, blocks) -> Tensor:
 
 @torch.library.custom_op("factorization_memory::triton_step", mutates_args=())
 def _step_op(
-    theta: Tensor, phi: Tensor, x: Tensor, state: Tensor, eps: float, slots_per_group: int, numbers: int, warps: int
+    theta: Tensor, phi: Tensor, value: Tensor, state: Tensor, eps: float, slots_per_group: int, numbers: int, warps: int
 ) -> tuple[Tensor, Tensor]:
     before = state.contiguous()
     after = torch.empty_like(before)
-    return _run(theta, phi, None, x, before, after, eps, Blocks(slots_per_group, numbers, warps)), after
+    return _run(theta, phi, None, value, before, after, eps, Blocks(slots_per_group, numbers, warps)), after
 
 
 @torch.library.custom_op("factorization_memory::triton_step_", mutates_args={"state"})
 def _step_op_(
-    theta: Tensor, phi: Tensor, slots: Tensor | None, x: Tensor, state: Tensor,
+    theta: Tensor, phi: Tensor, slots: Tensor | None, value: Tensor, state: Tensor,
     eps: float, slots_per_group: int, numbers: int, warps: int,
 ) -> Tensor:  # fmt: skip
     if any(size > 1 and stride == 0 for size, stride in zip(state.shape, state.stride(), strict=True)):
         raise ValueError("state must not be expanded to be written in place: several numbers share one address")
-    return _run(theta, phi, slots, x, state, state, eps, Blocks(slots_per_group, numbers, warps))
+    return _run(theta, phi, slots, value, state, state, eps, Blocks(slots_per_group, numbers, warps))
 
 
 @_step_op.register_fake
-def _(theta, phi, x, state, *_):
-    return x.new_empty(x.shape), state.new_empty(state.shape)
+def _(theta, phi, value, state, *_):
+    return value.new_empty(value.shape), state.new_empty(state.shape)
 
 
 @_step_op_.register_fake
-def _(theta, phi, slots, x, *_):
-    return x.new_empty(x.shape)
+def _(theta, phi, slots, value, *_):
+    return value.new_empty(value.shape)

@@ -7,60 +7,60 @@ answer sees what the notebook has imported and defined up to there.
 
 
 # %% my-step, right: slot by slot
-def my_step(theta, phi, x, h, eps=1e-6):
-    y, new = torch.zeros(len(x)), torch.empty(h.shape)
+def my_step(theta, phi, value, h, eps=1e-6):
+    y, new = torch.zeros(len(value)), torch.empty(h.shape)
     for i in range(len(h)):
-        new[i] = h[i] + theta[i] * (x - h[i])
+        new[i] = h[i] + theta[i] * (value - h[i])
         y += phi[i] * new[i] / math.sqrt((new[i] ** 2).mean() + eps)
     return y, new
 
 
 # %% my-step, right: the weights divided, then one product
-def my_step(theta, phi, x, h, eps=1e-6):
-    h = (1 - theta[:, None]) * h + torch.outer(theta, x)
-    rms = (h.square().sum(-1) / len(x) + eps).sqrt()
+def my_step(theta, phi, value, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + torch.outer(theta, value)
+    rms = (h.square().sum(-1) / len(value) + eps).sqrt()
     return (phi / rms) @ h, h
 
 
 # %% my-step, right: torch's own functions
-def my_step(theta, phi, x, h, eps=1e-6):
-    h = h.lerp(x, theta[:, None])
-    return phi @ F.rms_norm(h, (len(x),), eps=eps), h
+def my_step(theta, phi, value, h, eps=1e-6):
+    h = h.lerp(value, theta[:, None])
+    return phi @ F.rms_norm(h, (len(value),), eps=eps), h
 
 
 # %% my-step, wrong: ε outside the root
-def my_step(theta, phi, x, h, eps=1e-6):
-    h = (1 - theta[:, None]) * h + theta[:, None] * x
+def my_step(theta, phi, value, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + theta[:, None] * value
     return (phi / (h.square().mean(-1).sqrt() + eps)) @ h, h
 
 
 # %% my-step, wrong: ε forgotten
-def my_step(theta, phi, x, h, eps=1e-6):
-    h = (1 - theta[:, None]) * h + theta[:, None] * x
+def my_step(theta, phi, value, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + theta[:, None] * value
     return (phi / h.square().mean(-1).sqrt()) @ h, h
 
 
 # %% my-step, wrong: ε always 10⁻⁶
-def my_step(theta, phi, x, h, eps=1e-6):
-    h = (1 - theta[:, None]) * h + theta[:, None] * x
+def my_step(theta, phi, value, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + theta[:, None] * value
     return (phi / (h.square().mean(-1) + 1e-6).sqrt()) @ h, h
 
 
 # %% my-step, wrong: the old state is read
-def my_step(theta, phi, x, h, eps=1e-6):
+def my_step(theta, phi, value, h, eps=1e-6):
     y = (phi / (h.square().mean(-1) + eps).sqrt()) @ h
-    return y, (1 - theta[:, None]) * h + theta[:, None] * x
+    return y, (1 - theta[:, None]) * h + theta[:, None] * value
 
 
 # %% my-step, wrong: divided by the length instead of the rms
-def my_step(theta, phi, x, h, eps=1e-6):
-    h = (1 - theta[:, None]) * h + theta[:, None] * x
+def my_step(theta, phi, value, h, eps=1e-6):
+    h = (1 - theta[:, None]) * h + theta[:, None] * value
     return (phi / (h.square().sum(-1) + eps).sqrt()) @ h, h
 
 
 # %% my-step, wrong: θ along the row, no error where M = D
-def my_step(theta, phi, x, h, eps=1e-6):
-    h = (1 - theta) * h + theta * x
+def my_step(theta, phi, value, h, eps=1e-6):
+    h = (1 - theta) * h + theta * value
     return (phi / (h.square().mean(-1) + eps).sqrt()) @ h, h
 
 

@@ -62,70 +62,70 @@ def decay_between(reaches, keeps, s, t):
 
 
 # %% any-length, right: zeros by torch.cat
-def any_length(form, theta, phi, x, H, C):
-    T = len(x)
+def any_length(form, theta, phi, value, H, C):
+    T = len(value)
     missing = (C - T % C) % C
-    theta, phi, x = (torch.cat([v, v.new_zeros(missing, v.shape[1])]) for v in (theta, phi, x))
-    y, state = form(theta, phi, x, H, C)
+    theta, phi, value = (torch.cat([v, v.new_zeros(missing, v.shape[1])]) for v in (theta, phi, value))
+    y, state = form(theta, phi, value, H, C)
     return y[:T], state
 
 
 # %% any-length, right: always one more chunk, of vectors that are never written
-def any_length(form, theta, phi, x, H, C):
+def any_length(form, theta, phi, value, H, C):
     T, M = theta.shape
     more = C + (-T) % C
-    nothing, vectors = theta.new_zeros(more, M), torch.randn(more, x.shape[1], dtype=x.dtype)
-    y, state = form(torch.cat([theta, nothing]), torch.cat([phi, nothing]), torch.cat([x, vectors]), H, C)
+    nothing, vectors = theta.new_zeros(more, M), torch.randn(more, value.shape[1], dtype=value.dtype)
+    y, state = form(torch.cat([theta, nothing]), torch.cat([phi, nothing]), torch.cat([value, vectors]), H, C)
     return y[:T], state
 
 
 # %% any-length, right: tokens that change nothing before the first
-def any_length(form, theta, phi, x, H, C):
-    more = -len(x) % C
-    y, state = form(*(F.pad(v, (0, 0, more, 0)) for v in (theta, phi, x)), H, C)
+def any_length(form, theta, phi, value, H, C):
+    more = -len(value) % C
+    y, state = form(*(F.pad(v, (0, 0, more, 0)) for v in (theta, phi, value)), H, C)
     return y[more:], state
 
 
 # %% any-length, right: whole chunks first, then the rest
-def any_length(form, theta, phi, x, H, C):
-    whole, parts = len(x) // C * C, []
+def any_length(form, theta, phi, value, H, C):
+    whole, parts = len(value) // C * C, []
     if whole:
-        y, H = form(theta[:whole], phi[:whole], x[:whole], H, C)
+        y, H = form(theta[:whole], phi[:whole], value[:whole], H, C)
         parts.append(y)
-    if whole < len(x):
-        y, H = form(*(F.pad(v[whole:], (0, 0, 0, C - len(v) % C)) for v in (theta, phi, x)), H, C)
-        parts.append(y[: len(x) - whole])
+    if whole < len(value):
+        y, H = form(*(F.pad(v[whole:], (0, 0, 0, C - len(v) % C)) for v in (theta, phi, value)), H, C)
+        parts.append(y[: len(value) - whole])
     return torch.cat(parts), H
 
 
 # %% any-length, wrong: the last token again
-def any_length(form, theta, phi, x, H, C):
-    more = -len(x) % C
-    y, state = form(*(torch.cat([v, v[-1:].expand(more, -1)]) for v in (theta, phi, x)), H, C)
-    return y[: len(x)], state
+def any_length(form, theta, phi, value, H, C):
+    more = -len(value) % C
+    y, state = form(*(torch.cat([v, v[-1:].expand(more, -1)]) for v in (theta, phi, value)), H, C)
+    return y[: len(value)], state
 
 
 # %% any-length, wrong: θ = 1 forgets instead of keeping
-def any_length(form, theta, phi, x, H, C):
-    more = -len(x) % C
+def any_length(form, theta, phi, value, H, C):
+    more = -len(value) % C
     theta = F.pad(theta, (0, 0, 0, more), value=1.0)
-    y, state = form(theta, *(F.pad(v, (0, 0, 0, more)) for v in (phi, x)), H, C)
-    return y[: len(x)], state
+    y, state = form(theta, *(F.pad(v, (0, 0, 0, more)) for v in (phi, value)), H, C)
+    return y[: len(value)], state
 
 
 # %% any-length, wrong: the y of tokens that were added
-def any_length(form, theta, phi, x, H, C):
-    return form(*(F.pad(v, (0, 0, 0, -len(x) % C)) for v in (theta, phi, x)), H, C)
+def any_length(form, theta, phi, value, H, C):
+    return form(*(F.pad(v, (0, 0, 0, -len(value) % C)) for v in (theta, phi, value)), H, C)
 
 
 # %% any-length, wrong: the loop, and no chunks
-def any_length(form, theta, phi, x, H, C):
-    return loop(theta, phi, x, H)
+def any_length(form, theta, phi, value, H, C):
+    return loop(theta, phi, value, H)
 
 
 # %% any-length, wrong: chunks of one token
-def any_length(form, theta, phi, x, H, C):
-    return form(theta, phi, x, H, 1)
+def any_length(form, theta, phi, value, H, C):
+    return form(theta, phi, value, H, 1)
 
 
 # %% alike, right: number by number

@@ -127,8 +127,8 @@ def place_in_run(slot):
 
 
 # %% initial, right: slot by slot where a run begins
-def with_initial_state(theta, x, first, before):
-    keep, offer = 1 - theta, theta[:, None] * x
+def with_initial_state(theta, value, first, before):
+    keep, offer = 1 - theta, theta[:, None] * value
     for e in first.nonzero().flatten().tolist():
         offer[e] += keep[e] * before[e]
         keep[e] = 0
@@ -136,38 +136,38 @@ def with_initial_state(theta, x, first, before):
 
 
 # %% initial, right: with torch.where
-def with_initial_state(theta, x, first, before):
-    after_first = before + theta[:, None] * (x - before)
-    return torch.where(first, 0.0, 1 - theta), torch.where(first[:, None], after_first, theta[:, None] * x)
+def with_initial_state(theta, value, first, before):
+    after_first = before + theta[:, None] * (value - before)
+    return torch.where(first, 0.0, 1 - theta), torch.where(first[:, None], after_first, theta[:, None] * value)
 
 
 # %% initial, right: with products
-def with_initial_state(theta, x, first, before):
+def with_initial_state(theta, value, first, before):
     begins = first.float()
-    offer = theta[:, None] * x + (begins * (1 - theta))[:, None] * before
+    offer = theta[:, None] * value + (begins * (1 - theta))[:, None] * before
     return (1 - begins) * (1 - theta), offer
 
 
 # %% initial, wrong: slots that start at 0
-def with_initial_state(theta, x, first, before):
-    return (1 - theta).masked_fill(first, 0), theta[:, None] * x
+def with_initial_state(theta, value, first, before):
+    return (1 - theta).masked_fill(first, 0), theta[:, None] * value
 
 
 # %% initial, wrong: the start whole, though the first pair writes
-def with_initial_state(theta, x, first, before):
-    return (1 - theta).masked_fill(first, 0), theta[:, None] * x + first[:, None] * before
+def with_initial_state(theta, value, first, before):
+    return (1 - theta).masked_fill(first, 0), theta[:, None] * value + first[:, None] * before
 
 
 # %% initial, wrong: the start again and again
-def with_initial_state(theta, x, first, before):
-    return (1 - theta).masked_fill(first, 0), theta[:, None] * x + (1 - theta)[:, None] * before
+def with_initial_state(theta, value, first, before):
+    return (1 - theta).masked_fill(first, 0), theta[:, None] * value + (1 - theta)[:, None] * before
 
 
 # %% initial, wrong: the first pair writes nothing
-def with_initial_state(theta, x, first, before):
-    return (1 - theta).masked_fill(first, 0), torch.where(first[:, None], before, theta[:, None] * x)
+def with_initial_state(theta, value, first, before):
+    return (1 - theta).masked_fill(first, 0), torch.where(first[:, None], before, theta[:, None] * value)
 
 
 # %% initial, wrong: no cut
-def with_initial_state(theta, x, first, before):
-    return 1 - theta, theta[:, None] * x + (first * (1 - theta))[:, None] * before
+def with_initial_state(theta, value, first, before):
+    return 1 - theta, theta[:, None] * value + (first * (1 - theta))[:, None] * before

@@ -16,7 +16,11 @@ def arguments(function: str) -> dict:
     """Legal arguments of a function of `fast`, by name."""
     tokens = (B,) if "step" in function else (B, T)
     weights = K if "sparse" in function else M
-    legal = {"theta": torch.rand(*tokens, weights), "phi": torch.rand(*tokens, weights), "x": torch.rand(*tokens, D)}
+    legal = {
+        "theta": torch.rand(*tokens, weights),
+        "phi": torch.rand(*tokens, weights),
+        "value": torch.rand(*tokens, D),
+    }
     if "sparse" in function:
         legal["slots"] = torch.arange(K).expand(*tokens, K)
     if "step" in function:
@@ -48,7 +52,7 @@ def test_legal_arguments_pass(function):
     getattr(fast, function)(**arguments(function))
 
 
-@pytest.mark.parametrize("name", ["theta", "phi", "x"])
+@pytest.mark.parametrize("name", ["theta", "phi", "value"])
 @pytest.mark.parametrize("function", [*WHOLE, *STEPS])
 def test_tokens(function, name):
     value = arguments(function)[name]
@@ -57,22 +61,22 @@ def test_tokens(function, name):
     refuses(TypeError, named + "be a floating tensor, got ndarray", function, **{name: value.numpy()})
     refuses(TypeError, named + "be a floating tensor, got NoneType", function, **{name: None})
     refuses(TypeError, named + r"have a floating dtype, got torch.int64", function, **{name: value.long()})
-    refuses(ValueError, named + rf"have shape \[B, .*\], got \[{D if name == 'x' else value.shape[-1]}\]",
+    refuses(ValueError, named + rf"have shape \[B, .*\], got \[{D if name == 'value' else value.shape[-1]}\]",
             function, **{name: value.flatten(0, -2)[0]})  # fmt: skip
-    if name != "x":
+    if name != "value":
         shape = re.escape(str([*value.shape[:-1], value.shape[-1] + 1]))
         longer = torch.cat([value, value[..., :1]], -1)
         if name == "phi":
             refuses(ValueError, named + rf"have shape .* = .*, got {shape}", function, phi=longer)
         refuses(ValueError, named + rf"have shape .* = \[{B}, .*got \[1, ", function, **{name: value[:1]})
-        refuses(ValueError, named + "be on cpu like x, got meta", function, **{name: value.to("meta")})
+        refuses(ValueError, named + "be on cpu like value, got meta", function, **{name: value.to("meta")})
 
 
 @pytest.mark.parametrize("function", [*WHOLE, *STEPS])
 def test_no_slot_and_no_width(function):
     legal = arguments(function)
-    x, theta, slots = legal["x"], legal["theta"], legal.get("slots")
-    refuses(ValueError, r"^x must have D of at least 1, got \[2, .*0\]", function, x=x[..., :0])
+    value, theta, slots = legal["value"], legal["theta"], legal.get("slots")
+    refuses(ValueError, r"^value must have D of at least 1, got \[2, .*0\]", function, value=value[..., :0])
     letter = "M" if slots is None else "K"
     none = {"theta": theta[..., :0], "phi": theta[..., :0]} | ({} if slots is None else {"slots": slots[..., :0]})
     refuses(ValueError, rf"^theta must have {letter} of at least 1, got \[2, .*0\]", function, **none)
@@ -89,7 +93,7 @@ def test_state(function):
     refuses(ValueError, named + r"have shape \[B, M, D\].*, got \[5, 4\]", function, **{name: state[0]})
     refuses(TypeError, named + "be float32 or float64, got torch.bfloat16", function, **{name: state.bfloat16()})
     refuses(TypeError, named + "have a floating dtype, got torch.int64", function, **{name: state.long()})
-    refuses(ValueError, named + "be on cpu like x, got meta", function, **{name: state.to("meta")})
+    refuses(ValueError, named + "be on cpu like value, got meta", function, **{name: state.to("meta")})
     if function != "sparse_step" and function != "sparse_step_":  # there, the state says how many slots there are
         refuses(ValueError, named + needs + r"\[2, 6, 4\]", function, **{name: torch.rand(B, M + 1, D)})
 
@@ -147,7 +151,7 @@ def test_slots_are_integers_like_theta(function):
     for dtype in (torch.float32, torch.complex64, torch.bool):
         refuses(TypeError, f"^slots must have an integer dtype, got {dtype}", function, slots=slots.to(dtype))
     refuses(ValueError, r"^slots must have shape .* = .*2\], got .*1\]", function, slots=slots[..., :1])
-    refuses(ValueError, "^slots must be on cpu like x, got meta", function, slots=slots.to("meta"))
+    refuses(ValueError, "^slots must be on cpu like value, got meta", function, slots=slots.to("meta"))
 
 
 @pytest.mark.parametrize("num_slots", [300, 1000])
@@ -177,7 +181,9 @@ def test_more_slots_per_token_than_slots(function):
 @pytest.mark.parametrize("function", WHOLE)
 def test_cu_seqlens(function):
     legal = arguments(function)
-    row = {name: legal[name][:1] for name in ("theta", "phi", "x", "slots") if name in legal} | {"initial_state": None}
+    row = {name: legal[name][:1] for name in ("theta", "phi", "value", "slots") if name in legal} | {
+        "initial_state": None
+    }
 
     def bad(error, message, values, **more):
         refuses(error, "^cu_seqlens " + message, function, **{**row, **more, "cu_seqlens": values})
@@ -191,7 +197,12 @@ def test_cu_seqlens(function):
     for values in ([0, 2, 1, 3], [0, 2], [1, 3], [0, 4], [-1, 3]):
         bad(ValueError, rise + re.escape(str(values)), torch.tensor(values))
     whole = {name: legal[name] for name in row}
-    bad(ValueError, r"needs all sequences in one row, B = 1, got x of shape \[2, 3, 4\]", torch.tensor([0, 3]), **whole)
+    bad(
+        ValueError,
+        r"needs all sequences in one row, B = 1, got value of shape \[2, 3, 4\]",
+        torch.tensor([0, 3]),
+        **whole,
+    )
     refuses(ValueError, rf"^initial_state must have shape \[B, M, D\] = \[2, {M}, {D}\], got \[1, 5, 4\]", function,
             **row | {"initial_state": legal["initial_state"][:1], "cu_seqlens": torch.tensor([0, 1, 3])})  # fmt: skip
 

@@ -69,9 +69,9 @@ class Forms:
 
 def test_the_interpreter_adds_right():
     """A broken interpreter should not look like a broken kernel."""
-    x = torch.tensor([2.5, 2.0, -1.0, 0.25], device=DEVICE)
-    out = torch.empty_like(x)
-    add_kernel[(1,)](x, out, 4)
+    value = torch.tensor([2.5, 2.0, -1.0, 0.25], device=DEVICE)
+    out = torch.empty_like(value)
+    add_kernel[(1,)](value, out, 4)
     assert out.tolist() == [5.0, 4.0, -2.0, 0.5]
 
 
@@ -106,7 +106,7 @@ def test_the_scale_of_what_is_written_does_not_matter_as_eps_vanishes(data):
     scale, state_scale = case.made_of["scales"]
     state = None if case.initial_state is None else case.initial_state / state_scale
     theta = case.theta.masked_fill(case.theta < 1e-3, 0)
-    law.holds(replace(case, theta=theta, x=case.x / scale, initial_state=state), whole("triton"), data.draw)
+    law.holds(replace(case, theta=theta, value=case.value / scale, initial_state=state), whole("triton"), data.draw)
 
 
 @pytest.mark.parametrize("name", ["step", "step_"])
@@ -132,10 +132,10 @@ def ordinary(*shape, requires_grad=False, **how):
     generator = torch.Generator().manual_seed(0)
     batch, time, slots, width = shape
     theta, phi = (torch.rand(batch, time, slots, generator=generator) for _ in range(2))
-    x, state = torch.randn(batch, time, width, generator=generator), torch.randn(
+    value, state = torch.randn(batch, time, width, generator=generator), torch.randn(
         batch, slots, width, generator=generator
     )  # fmt: skip
-    return [v.to(**how).requires_grad_(requires_grad) for v in (theta, phi, x, state)]
+    return [v.to(**how).requires_grad_(requires_grad) for v in (theta, phi, value, state)]
 
 
 def test_more_slots_and_columns_than_a_block():
@@ -161,10 +161,10 @@ def test_same_input_same_bits():
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_opcheck(packed):
-    theta, phi, x, state = ordinary(1, 18, 3, 5, requires_grad=True)
+    theta, phi, value, state = ordinary(1, 18, 3, 5, requires_grad=True)
     cu_seqlens = torch.tensor([0, 7, 18]) if packed else None
     state = state.detach().repeat(2, 1, 1).requires_grad_() if packed else state
-    arguments = (theta, phi, x, state, cu_seqlens, 1e-6, "ieee", True, 16, 16, 16, 4)
+    arguments = (theta, phi, value, state, cu_seqlens, 1e-6, "ieee", True, 16, 16, 16, 4)
     torch.library.opcheck(torch.ops.factorization_memory.triton_dense.default, arguments)
 
 
@@ -182,8 +182,8 @@ def test_compiles_whole():
 )
 def test_float32_is_multiplied_as_torch_is_told(monkeypatch, dtype, setting, precision):
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: setting)
-    x = torch.zeros(1, dtype=dtype)
-    assert [dense_kernels._precision(asked, x) for asked in ("auto", "ieee", "tf32")] == [precision, "ieee", "tf32"]
+    value = torch.zeros(1, dtype=dtype)
+    assert [dense_kernels._precision(asked, value) for asked in ("auto", "ieee", "tf32")] == [precision, "ieee", "tf32"]
 
 
 def test_the_fastest_blocks_are_those_that_fit_and_take_least_time(monkeypatch):
@@ -198,10 +198,10 @@ def test_the_fastest_blocks_are_those_that_fit_and_take_least_time(monkeypatch):
 
     small, middle, large = (dense_kernels.Blocks(16, 16, width, 4) for width in (16, 32, 64))
     monkeypatch.setattr(dense_kernels, "CONFIGURATIONS", (small, middle, large))
-    theta, phi, x, _ = ordinary(1, 18, 3, 5)
-    assert dense_kernels.fastest(theta, phi, x, measure) == large and tried == [small, middle, large]
+    theta, phi, value, _ = ordinary(1, 18, 3, 5)
+    assert dense_kernels.fastest(theta, phi, value, measure) == large and tried == [small, middle, large]
     with pytest.raises(ValueError, match="x must be on the GPU that is to be measured, got cpu"):
-        dense_kernels.fastest(theta, phi, x)
+        dense_kernels.fastest(theta, phi, value)
 
 
 def test_without_gradients_nothing_is_kept():
@@ -214,18 +214,18 @@ def test_without_gradients_nothing_is_kept():
 
 
 def test_nan_in_gives_nan_out():
-    theta, phi, x, state = ordinary(2, 20, 3, 5)
-    x[0, 18] = torch.nan
-    y, state = fast.factorization_memory(theta, phi, x, state, backend="triton")
+    theta, phi, value, state = ordinary(2, 20, 3, 5)
+    value[0, 18] = torch.nan
+    y, state = fast.factorization_memory(theta, phi, value, state, backend="triton")
     assert y[0, 18:].isnan().all() and state[0].isnan().all()
     assert not y[1].isnan().any() and not state[1].isnan().any()
 
 
 def test_float64_is_refused():
-    theta, phi, x, state = ordinary(1, 2, 3, 5, dtype=torch.float64)
+    theta, phi, value, state = ordinary(1, 2, 3, 5, dtype=torch.float64)
     message = r"^backend 'triton' needs float32 or half precision, got torch.float64"
     with pytest.raises(TypeError, match=message):
-        fast.factorization_memory(theta, phi, x, state, backend="triton")
+        fast.factorization_memory(theta, phi, value, state, backend="triton")
     slots = torch.arange(3).expand(theta.shape)
     with pytest.raises(TypeError, match=message):
-        fast.sparse_factorization_memory(theta, phi, slots, x, 3, state, backend="triton")
+        fast.sparse_factorization_memory(theta, phi, slots, value, 3, state, backend="triton")

@@ -47,9 +47,9 @@ def test_every_kernel_is_among_them():
     some = (CALLS["dense 70000 x 3"], CALLS["sparse 70000 x 3"], CALLS["step, many slots"])
     names = {launch.name for call in some for launch in launches(call)}
     assert names == {
-        "gram_kernel", "states_kernel", "inner_kernel", "tile_kernel", "read_kernel", "pull_kernel", "adjoint_kernel",
-        "gates_kernel", "offers_kernel", "ends_kernel", "carry_kernel", "walk_kernel", "gather_kernel", "starts_kernel",
-        "walk_back_kernel", "step_kernel", "merge_kernel",
+        "gram_kernel", "states_fwd_kernel", "inner_fwd_kernel", "tile_kernel", "read_fwd_kernel", "norm_bwd_kernel",
+        "adjoint_bwd_kernel", "dtheta_bwd_kernel", "dvalue_bwd_kernel", "ends_fwd_kernel", "carry_kernel",
+        "walk_fwd_kernel", "gather_kernel", "starts_bwd_kernel", "walk_bwd_kernel", "step_kernel", "merge_kernel",
     }  # fmt: skip
 
 
@@ -68,8 +68,8 @@ def test_what_no_grid_takes_is_refused(call, grid):
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_grid_in_parts_gives_the_same_bits(monkeypatch, packed):
     """More chunks and more sequences than the last axis takes, the last part a short one."""
-    theta, phi, x, state = (torch.randn(n) for n in ((3, 17, 2), (3, 17, 2), (3, 17, 3), (3, 2, 3)))
-    values, options = [theta.sigmoid(), phi, x, state], {"blocks": dense_kernels.Blocks(16, 16, 16, 4)}
+    theta, phi, value, state = (torch.randn(n) for n in ((3, 17, 2), (3, 17, 2), (3, 17, 3), (3, 2, 3)))
+    values, options = [theta.sigmoid(), phi, value, state], {"blocks": dense_kernels.Blocks(16, 16, 16, 4)}
     if packed:
         values = [v.flatten(0, 1)[None] for v in values[:3]] + [state]
         options["cu_seqlens"] = torch.tensor([0, 2, 34, 51])

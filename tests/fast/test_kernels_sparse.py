@@ -119,9 +119,9 @@ def ordinary(batch=1, time=20, num_slots=5, per_token=2, width=5, spread=1.0):
     shape = batch, time, per_token
     theta, phi = (torch.rand(shape, generator=generator) for _ in range(2))
     order = spread * torch.rand(batch, time, num_slots, generator=generator) + torch.arange(num_slots)
-    x = torch.randn(batch, time, width, generator=generator)
+    value = torch.randn(batch, time, width, generator=generator)
     state = torch.randn(batch, num_slots, width, generator=generator)
-    return theta, phi, order.argsort(-1)[..., :per_token], x, num_slots, state
+    return theta, phi, order.argsort(-1)[..., :per_token], value, num_slots, state
 
 
 def leaves(inputs, dtype=torch.float32):
@@ -165,10 +165,10 @@ def test_same_input_same_bits():
 
 def test_nan_goes_where_the_loop_takes_it():
     """To the slots its token writes to, and from there to the tokens that read them: no other, whatever the chunks."""
-    theta, phi, slots, x, num_slots, state = ordinary(2, 20)
-    x[0, 3] = torch.nan
+    theta, phi, slots, value, num_slots, state = ordinary(2, 20)
+    value[0, 3] = torch.nan
     state[1, 2] = torch.nan
-    inputs = theta, phi, slots, x, num_slots, state
+    inputs = theta, phi, slots, value, num_slots, state
     got, want = Forms().sparse_factorization_memory(*inputs), reference.sparse_factorization_memory(*inputs)
     for one, other in zip(got, want, strict=True):
         assert one.isnan().any() and torch.equal(one.isnan(), other.isnan())
@@ -176,26 +176,26 @@ def test_nan_goes_where_the_loop_takes_it():
 
 def test_a_slot_outside_shows_and_harms_no_other():
     """Nobody looks at the slots of a GPU. The call must neither touch memory of others nor go unnoticed."""
-    theta, phi, slots, x, num_slots, state = ordinary()
+    theta, phi, slots, value, num_slots, state = ordinary()
     outside = torch.zeros_like(slots, dtype=torch.bool)
     outside[0, 4, 1] = outside[0, 11, 0] = True
     wrong = slots.masked_fill(outside, num_slots).index_fill(1, torch.tensor(11), -(1 << 40))
     wrong = torch.where(outside, wrong, slots)
-    y, got = Forms().sparse_factorization_memory(theta, phi, wrong, x, num_slots, state, check_values=False)
+    y, got = Forms().sparse_factorization_memory(theta, phi, wrong, value, num_slots, state, check_values=False)
     told = outside.any(-1)
     assert y[told].isnan().all() and not y[~told].isnan().any()
-    _, want = Forms().sparse_factorization_memory(theta.masked_fill(outside, 0), phi, slots, x, num_slots, state)
+    _, want = Forms().sparse_factorization_memory(theta.masked_fill(outside, 0), phi, slots, value, num_slots, state)
     torch.testing.assert_close(got, want)
     with pytest.raises(ValueError, match=r"^slots must lie in \[0, 5\), got 5"):
-        Forms().sparse_factorization_memory(theta, phi, wrong, x, num_slots, state)
+        Forms().sparse_factorization_memory(theta, phi, wrong, value, num_slots, state)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_opcheck(packed):
-    theta, phi, slots, x, num_slots, state = leaves(ordinary(1, 18))
+    theta, phi, slots, value, num_slots, state = leaves(ordinary(1, 18))
     cu_seqlens = torch.tensor([0, 7, 18]) if packed else None
     state = state.detach().repeat(2, 1, 1).requires_grad_() if packed else state
-    arguments = (theta, phi, slots, x, num_slots, state, cu_seqlens, 1e-6, True, *FEW)
+    arguments = (theta, phi, slots, value, num_slots, state, cu_seqlens, 1e-6, True, *FEW)
     torch.library.opcheck(torch.ops.factorization_memory.triton_sparse.default, arguments)
 
 

@@ -31,17 +31,19 @@ def tokens(draw, form: str) -> list[torch.Tensor]:
     x_dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
     gate_dtype = draw(st.sampled_from([torch.float32, x_dtype]))
     theta, phi = (draw(gates((B, K), generator)).to(gate_dtype) for _ in range(2))
-    x = (10.0 ** draw(st.integers(-4, 3)) * torch.randn(B, D, generator=generator)).to(x_dtype)
+    value = (10.0 ** draw(st.integers(-4, 3)) * torch.randn(B, D, generator=generator)).to(x_dtype)
     state = 10.0 ** draw(st.integers(-6, 6)) * torch.randn(B, M, D, generator=generator)
     slots = (
         torch.rand(B, M, generator=generator).argsort(-1)[:, :K].to(draw(st.sampled_from([torch.int64, torch.int32])))
     )
-    theta, phi, x, slots = (
+    theta, phi, value, slots = (
         lay_out(v, draw(st.sampled_from(LAYOUTS if v.is_floating_point() else LAYOUTS[:2])))
-        for v in (theta, phi, x, slots)
+        for v in (theta, phi, value, slots)
     )
     state = lay_out(state, draw(st.sampled_from(LAYOUTS[:3] if form.endswith("_") else LAYOUTS)))
-    return [v.to(DEVICE) for v in ([theta, phi, slots, x, state] if "sparse" in form else [theta, phi, x, state])]
+    return [
+        v.to(DEVICE) for v in ([theta, phi, slots, value, state] if "sparse" in form else [theta, phi, value, state])
+    ]
 
 
 def ordinary(form: str, B=2, M=19, K=11, D=37) -> list[torch.Tensor]:
@@ -50,8 +52,10 @@ def ordinary(form: str, B=2, M=19, K=11, D=37) -> list[torch.Tensor]:
     K = K if "sparse" in form else M
     theta, phi = (torch.rand(B, K, generator=generator) for _ in range(2))
     slots = torch.rand(B, M, generator=generator).argsort(-1)[:, :K]
-    x, state = torch.randn(B, D, generator=generator), torch.randn(B, M, D, generator=generator)
-    return [v.to(DEVICE) for v in ([theta, phi, slots, x, state] if "sparse" in form else [theta, phi, x, state])]
+    value, state = torch.randn(B, D, generator=generator), torch.randn(B, M, D, generator=generator)
+    return [
+        v.to(DEVICE) for v in ([theta, phi, slots, value, state] if "sparse" in form else [theta, phi, value, state])
+    ]
 
 
 def copies(arguments: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -67,12 +71,12 @@ def exactly(form: str, arguments: list[torch.Tensor], eps: float) -> tuple[torch
     """The loop's step in float64, and the size of y had nothing cancelled, which its rounding errors come in."""
     arguments = [v.double() if v.is_floating_point() else v.long() for v in (v.cpu() for v in arguments)]
     y, after = getattr(reference, form.removesuffix("_"))(*arguments, eps=eps)
-    theta, phi, *slots, x, before = arguments
-    at = (torch.arange(len(x))[:, None], slots[0] if slots else torch.arange(before.shape[1]))
+    theta, phi, *slots, value, before = arguments
+    at = (torch.arange(len(value))[:, None], slots[0] if slots else torch.arange(before.shape[1]))
     h, theta = before[at], theta[..., None]
-    sizes = (1 - theta) * h.abs() + theta * x[:, None].abs()
+    sizes = (1 - theta) * h.abs() + theta * value[:, None].abs()
     unit = 8 * torch.finfo(torch.float32).eps
-    mean_square = (after[at].square().sum(-1) - unit * sizes.square().sum(-1)).clamp(min=0) / x.shape[-1] + eps
+    mean_square = (after[at].square().sum(-1) - unit * sizes.square().sum(-1)).clamp(min=0) / value.shape[-1] + eps
     weight = (1 + sizes.square().mean(-1) / mean_square) * mean_square.rsqrt()
     return y, after, (phi[..., None].abs() * weight[..., None] * sizes).sum(1), before.abs().index_put(at, sizes)
 
@@ -102,23 +106,23 @@ def test_equals_the_loop(form, blocks, data):
 @given(st.data())
 def test_zero_keeps_a_slot_and_one_replaces_it(form, data):
     theta, phi, *rest = data.draw(tokens(form))
-    x, before = rest[-2].float(), rest[-1].clone()
+    value, before = rest[-2].float(), rest[-1].clone()
     chosen = torch.rand(theta.shape, device=DEVICE) < 0.5
     _, after = getattr(step_kernels, form)(chosen.to(theta.dtype), phi, *copies(rest))
     slots = rest[0].long() if "sparse" in form else torch.arange(before.shape[1], device=DEVICE).expand(theta.shape)
-    at = (torch.arange(len(x), device=DEVICE)[:, None], slots)
-    assert torch.equal(after[at], torch.where(chosen[..., None], x[:, None], before[at]))
+    at = (torch.arange(len(value), device=DEVICE)[:, None], slots)
+    assert torch.equal(after[at], torch.where(chosen[..., None], value[:, None], before[at]))
 
 
 @pytest.mark.parametrize("form", ["sparse_step", "sparse_step_"])
 @few
 @given(st.data())
 def test_slots_not_named_keep_their_bits(form, data):
-    theta, phi, slots, x, state = data.draw(tokens(form))
+    theta, phi, slots, value, state = data.draw(tokens(form))
     named = torch.zeros(state.shape[:2], dtype=torch.bool, device=DEVICE).scatter(1, slots.long(), True)
     state = state.masked_fill(~named[..., None], torch.nan)  # to read one would show as well
     bits = state.view(torch.int32).clone()
-    y, after = getattr(step_kernels, form)(theta, phi, slots, x, state)
+    y, after = getattr(step_kernels, form)(theta, phi, slots, value, state)
     assert torch.equal(after.view(torch.int32)[~named], bits[~named])
     assert not y.isnan().any()
 
@@ -188,10 +192,10 @@ def test_nan_stays_in_its_sequence(form, where):
 @pytest.mark.parametrize("wrong", [-1, 19, 2**31])
 def test_a_slot_outside_is_not_touched_and_shows(wrong):
     """Its sequence's y is NaN; all memory but the slots that are inside stays as it was."""
-    theta, phi, slots, x, state = ordinary("sparse_step_", B=3)
+    theta, phi, slots, value, state = ordinary("sparse_step_", B=3)
     store = torch.cat([state.new_zeros(1, *state.shape[1:]), state, state.new_zeros(1, *state.shape[1:])])
     slots[1, 3] = wrong
-    y, _ = step_kernels.sparse_step_(theta, phi, slots, x, store[1:-1])
+    y, _ = step_kernels.sparse_step_(theta, phi, slots, value, store[1:-1])
     assert y[1].isnan().all() and not y[[0, 2]].isnan().any()
     touched = (store != torch.cat([store[:1] * 0, state, store[:1] * 0])).any(-1)
     assert touched.sum(1).tolist() == [0, 11, 10, 11, 0]
@@ -204,10 +208,10 @@ def test_an_expanded_state_is_not_written():
 
 
 def test_opcheck():
-    theta, phi, x, state = ordinary("step")
+    theta, phi, value, state = ordinary("step")
     operators = torch.ops.factorization_memory
-    torch.library.opcheck(operators.triton_step.default, (theta, phi, x, state, 1e-6, *step_kernels.DEFAULT))
-    torch.library.opcheck(operators.triton_step_.default, (theta, phi, None, x, state, 1e-6, *step_kernels.DEFAULT))
+    torch.library.opcheck(operators.triton_step.default, (theta, phi, value, state, 1e-6, *step_kernels.DEFAULT))
+    torch.library.opcheck(operators.triton_step_.default, (theta, phi, None, value, state, 1e-6, *step_kernels.DEFAULT))
     arguments = (*ordinary("sparse_step_"), 1e-6, *step_kernels.DEFAULT)
     torch.library.opcheck(operators.triton_step_.default, arguments)
 

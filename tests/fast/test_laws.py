@@ -45,7 +45,7 @@ def test_equals_the_loop(case, run, draw):
 
 @law(("dense", "chunked"), ("sparse", "chunked"))
 def test_neither_chunk_length_nor_segment_size_matters(case, run, draw):
-    length = draw(st.integers(1, 20) | st.integers(1, case.x.shape[1] + 70))
+    length = draw(st.integers(1, 20) | st.integers(1, case.value.shape[1] + 70))
     numbers = draw(st.integers(1, 10_000))
     with patch.object(chunked, "SEGMENT_NUMBERS", numbers):
         check(case, lambda case: case.call(chunked, chunk_length=length))
@@ -61,7 +61,7 @@ def test_neither_chunks_nor_lines_nor_blocks_matter(case, run, draw):
 
 @law(*DENSE, *SPARSE, *LOOPS, dtypes=(torch.float64, torch.float32))
 def test_a_sequence_may_be_cut_in_time(case, run, draw):
-    cut = draw(st.integers(0, case.x.shape[1]))
+    cut = draw(st.integers(0, case.value.shape[1]))
 
     def two_calls(case):
         y, state = run(case.pick(slice(cut), initial_state=case.initial_state))
@@ -89,7 +89,7 @@ def test_permuted_slots_permute_the_state(case, run, draw):
 
 @law(*DENSE, *SPARSE, *LOOPS, dtypes=WIDE)
 def test_a_permuted_batch_permutes_the_result(case, run, draw):
-    order = torch.tensor(draw(st.permutations(range(len(case.x)))), dtype=torch.long)
+    order = torch.tensor(draw(st.permutations(range(len(case.value)))), dtype=torch.long)
 
     def permuted(case):
         state = None if case.initial_state is None else case.initial_state[order]
@@ -101,17 +101,17 @@ def test_a_permuted_batch_permutes_the_result(case, run, draw):
 
 @law(*DENSE, *SPARSE, batches=(1, 2, 4))
 def test_packed_sequences_are_separate_sequences(case, run, draw):
-    batch, time, _ = case.x.shape
+    batch, time, _ = case.value.shape
     lengths = torch.tensor([draw(st.sampled_from([0, 1, time]) | st.integers(0, time)) for _ in range(batch)])
     lengths = lengths.clamp(max=time)
     present = torch.arange(time) < lengths[:, None]
     cu_seqlens = torch.cat([torch.zeros(1), lengths.cumsum(0)]).to(draw(st.sampled_from([torch.int32, torch.int64])))
 
     def packed(case):
-        tokens = {name: getattr(case, name)[present][None] for name in ("theta", "phi", "x")}
+        tokens = {name: getattr(case, name)[present][None] for name in ("theta", "phi", "value")}
         slots = None if case.slots is None else case.slots[present][None]
         y, state = run(replace(case, **tokens, slots=slots), cu_seqlens=cu_seqlens)
-        return y.new_zeros(case.x.shape).index_put((present,), y[0]), state
+        return y.new_zeros(case.value.shape).index_put((present,), y[0]), state
 
     def absent_idle(case):
         return replace(case, theta=case.theta * present[..., None], phi=case.phi * present[..., None])
@@ -143,7 +143,7 @@ def test_sparse_with_all_slots_is_dense(case, run, draw):
 
 @law(*DENSE, *SPARSE, *LOOPS)
 def test_the_future_leaves_the_past_as_it_is(case, run, draw):
-    time = case.x.shape[1]
+    time = case.value.shape[1]
     cut = draw(st.integers(0, time))
     future = torch.arange(time)[:, None] >= cut
     leaves = case.map(lambda v: v.detach().requires_grad_())
@@ -152,11 +152,11 @@ def test_the_future_leaves_the_past_as_it_is(case, run, draw):
         case,
         theta=torch.where(future, 1 - case.theta, case.theta),
         phi=torch.where(future, 1 - case.phi, case.phi),
-        x=torch.where(future, 3 - case.x, case.x),
+        value=torch.where(future, 3 - case.value, case.value),
     )
     assert torch.equal(run(changed)[0][:, :cut], y[:, :cut])
-    if cut and len(case.x):
-        for grad in torch.autograd.grad(y[:, :cut].sum(), [leaves.theta, leaves.phi, leaves.x]):
+    if cut and len(case.value):
+        for grad in torch.autograd.grad(y[:, :cut].sum(), [leaves.theta, leaves.phi, leaves.value]):
             assert not grad[:, cut:].any()
 
 
@@ -187,13 +187,13 @@ def test_every_slot_stays_in_the_hull_of_what_it_was_offered(case, run, draw):
     start = case.start()
     _, state = run(case)
     direction = torch.randn(
-        case.x.shape[-1], generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))
+        case.value.shape[-1], generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))
     ).double()
-    offers, kept, reached = (v.double() @ direction for v in (case.x, start, state))
+    offers, kept, reached = (v.double() @ direction for v in (case.value, start, state))
     for sign in (1, -1):
         furthest = torch.cat([sign * offers[:, None].expand(*kept.shape, -1), sign * kept[..., None]], -1).amax(-1)
-        largest = max([v.abs().max().item() for v in (case.x, start) if v.numel()], default=0)
-        slack = tolerance(state.dtype, case.x.shape[1]) * direction.norm() * largest
+        largest = max([v.abs().max().item() for v in (case.value, start) if v.numel()], default=0)
+        slack = tolerance(state.dtype, case.value.shape[1]) * direction.norm() * largest
         assert (sign * reached <= furthest + slack).all()
 
 
@@ -202,21 +202,21 @@ def test_theta_0_keeps_and_theta_1_replaces(case, run, draw):
     start = case.start()
     kept = replace(case, theta=torch.zeros_like(case.theta), initial_state=start)
     assert torch.equal(run(kept)[1], start)
-    if case.x.shape[1]:
+    if case.value.shape[1]:
         theta = case.theta.clone()
         theta[:, -1] = 1
         case = replace(case, theta=theta)
         _, state = run(case)
         replaced = (case.dense().theta[:, -1] == 1)[..., None].expand_as(state)
-        assert torch.equal(state[replaced], case.x[:, -1, None].to(state.dtype).expand_as(state)[replaced])
+        assert torch.equal(state[replaced], case.value[:, -1, None].to(state.dtype).expand_as(state)[replaced])
 
 
 @law(*DENSE, *SPARSE, *LOOPS, dtypes=WIDE)
 def test_the_scale_of_what_is_written_does_not_matter_as_eps_vanishes(case, run, draw):
-    case = replace(case, eps=1e-200 if case.x.dtype == torch.float64 else 1e-36)  # vanishing, but not 0 in x's dtype
+    case = replace(case, eps=1e-200 if case.value.dtype == torch.float64 else 1e-36)  # vanishing, not 0
     scale = draw(st.sampled_from([1e-6, 0.3, 7.0, 1e6]))
     state = None if case.initial_state is None else case.initial_state.to(case.start().dtype)
     y, _ = run(replace(case, initial_state=state))
-    scaled = replace(case, x=scale * case.x, initial_state=None if state is None else scale * state)
-    size = sizes(case, torch.zeros(case.x.shape), torch.zeros(case.state_shape()))["y"]
-    within("y", run(scaled)[0], y.double(), size, case.x.shape[1])
+    scaled = replace(case, value=scale * case.value, initial_state=None if state is None else scale * state)
+    size = sizes(case, torch.zeros(case.value.shape), torch.zeros(case.state_shape()))["y"]
+    within("y", run(scaled)[0], y.double(), size, case.value.shape[1])

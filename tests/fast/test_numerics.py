@@ -35,13 +35,13 @@ def ordinary(form: str, dtype: torch.dtype, seed: int, router: bool) -> Case:
     if router:
         affinity = rand(B, T, M, function=torch.randn).softmax(-1)
         theta, phi = theta[..., :1] * affinity, phi[..., :1] * affinity
-    x, state = rand(B, T, D, function=torch.randn).to(dtype), rand(B, M, D, function=torch.randn)
-    case = Case(theta.to(dtype), phi.to(dtype), x, state.to(torch.promote_types(dtype, torch.float32)))
+    value, state = rand(B, T, D, function=torch.randn).to(dtype), rand(B, M, D, function=torch.randn)
+    case = Case(theta.to(dtype), phi.to(dtype), value, state.to(torch.promote_types(dtype, torch.float32)))
     if form == "dense":
         return case
     K = M // 3 + 1
     slots = rand(B, T, M).argsort(-1)[..., :K]
-    return Case(case.theta[..., :K], case.phi[..., :K], x, case.initial_state, slots=slots, num_slots=M)
+    return Case(case.theta[..., :K], case.phi[..., :K], value, case.initial_state, slots=slots, num_slots=M)
 
 
 @pytest.mark.parametrize("router", [False, True], ids=["uniform", "router"])
@@ -50,7 +50,7 @@ def ordinary(form: str, dtype: torch.dtype, seed: int, router: bool) -> Case:
 @pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
 def test_ordinary_inputs_meet_the_stated_tolerances(form, backend, dtype, seed, router):
     case = ordinary(form, dtype, seed, router)
-    on_y = torch.randn(case.x.shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    on_y = torch.randn(case.value.shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
     on_state = torch.randn(case.state_shape(), generator=torch.Generator().manual_seed(seed))
     got, want = gradients(case, whole(backend), on_y, on_state), gradients(case.double(), loop, on_y, on_state)
     for name in want:
@@ -60,10 +60,10 @@ def test_ordinary_inputs_meet_the_stated_tolerances(form, backend, dtype, seed, 
 
 def cancelled(delta: float, dtype: torch.dtype, width: int = 16):
     """One slot: x is written whole, then half of it gives way to -(1 + delta) x. delta x / 2 is left, read again."""
-    x = torch.randn(width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    x = torch.stack([x, -(1 + delta) * x, x])[None].to(dtype)
+    value = torch.randn(width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    value = torch.stack([value, -(1 + delta) * value, value])[None].to(dtype)
     theta = torch.tensor([[[1.0], [0.5], [0.0]]], dtype=dtype)
-    return theta, torch.ones_like(theta), x
+    return theta, torch.ones_like(theta), value
 
 
 @pytest.mark.parametrize("delta", [1.0, 1e-1, 1e-2, 1e-3, 1e-4])
@@ -88,10 +88,10 @@ def test_a_slot_that_cancels_loses_digits_in_proportion(dtype, eps, delta):
 def test_a_slot_that_cancels_reads_as_finite():
     """The computed |h|^2 may come out as 0 or below: then rms is sqrt(eps), never the root of a negative number."""
     for seed in range(50):
-        x = torch.randn(1, 1, 3, generator=torch.Generator().manual_seed(seed))
+        value = torch.randn(1, 1, 3, generator=torch.Generator().manual_seed(seed))
         theta = torch.tensor([[[1.0], [0.7], [0.41], [0.0]]])
-        x = torch.cat([x, -3 / 7 * x, 1e-9 * x, x], 1)
-        y, _ = chunked.factorization_memory(theta, torch.ones_like(theta), x, eps=1e-30)
+        value = torch.cat([value, -3 / 7 * value, 1e-9 * value, value], 1)
+        y, _ = chunked.factorization_memory(theta, torch.ones_like(theta), value, eps=1e-30)
         assert y.isfinite().all()
 
 
@@ -100,8 +100,8 @@ def test_theta_next_to_1_keeps_its_digits():
     case = ordinary("dense", torch.float32, 0, router=False)
     for near in (1.0, 1 - 2**-24, 1 - 1e-3):
         theta = torch.where(case.phi < 0.5, near, case.theta)
-        gate = Case(theta, case.phi, case.x, case.initial_state)
-        on_y, on_state = torch.ones_like(case.x), torch.ones(case.state_shape())
+        gate = Case(theta, case.phi, case.value, case.initial_state)
+        on_y, on_state = torch.ones_like(case.value), torch.ones(case.state_shape())
         got, want = gradients(gate, whole("chunked"), on_y, on_state), gradients(gate.double(), loop, on_y, on_state)
         assert all(error(got[name], want[name]) < 2e-6 for name in want)
 
@@ -112,7 +112,7 @@ def test_an_eps_that_rounds_to_0_does_no_harm_to_slots_that_are_not_empty(form, 
     case = ordinary(form, torch.float32, 0, router=True).pick(slice(5))
     state = torch.randn(case.state_shape(), generator=torch.Generator().manual_seed(0))
     case = replace(case, initial_state=state, eps=1e-60)
-    on_y, on_state = torch.ones_like(case.x), torch.ones_like(state)
+    on_y, on_state = torch.ones_like(case.value), torch.ones_like(state)
     got, want = (gradients(c, run, on_y, on_state) for c, run in ((case, whole(backend)), (case.double(), loop)))
     for name in want:
         assert error(got[name], want[name]) < 1e-5, name
@@ -137,8 +137,8 @@ EVERY_WAY = {
 
 def scaled(case: Case, size: float) -> Case:
     """The longest token, and the longest slot at the start, become this long."""
-    x, state = (v * (size / v.norm(dim=-1).max()) for v in (case.x, case.initial_state))
-    return replace(case, x=x, initial_state=state)
+    value, state = (v * (size / v.norm(dim=-1).max()) for v in (case.value, case.initial_state))
+    return replace(case, value=value, initial_state=state)
 
 
 @pytest.mark.parametrize("share", [1e-25, 1e-12, 1e-6, 1e-3, 0.1, 0.99], ids="{:g} of the range".format)
@@ -149,7 +149,7 @@ def test_tolerances_hold_over_the_whole_range(way, dtype, share):
     form, run = EVERY_WAY[way]
     size = (share * torch.finfo(dtype).max / 2) ** 0.5
     case = scaled(ordinary(form, dtype, 1, router=True), size)
-    on_y = torch.randn(case.x.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    on_y = torch.randn(case.value.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     on_state = torch.randn(case.state_shape(), generator=torch.Generator().manual_seed(1)).to(dtype) / size
     got = gradients(case, run, on_y, on_state)
     short = replace(scaled(case.double(), 1.0), eps=case.eps / size**2)
@@ -165,10 +165,10 @@ def test_tolerances_hold_over_the_whole_range(way, dtype, share):
 def test_beyond_the_range_a_slot_reads_as_0_or_shows(way, dtype):
     """|x|^2 is four times the largest number."""
     form, run = EVERY_WAY[way]
-    x = torch.ones(1, 40, 4, dtype=dtype) * torch.finfo(dtype).max ** 0.5
+    value = torch.ones(1, 40, 4, dtype=dtype) * torch.finfo(dtype).max ** 0.5
     one = torch.ones(1, 40, 1, dtype=dtype)
     slots = {} if form == "dense" else {"slots": torch.zeros(1, 40, 1, dtype=torch.int64), "num_slots": 1}
-    y, _ = run(Case(one, one, x, None, **slots))
+    y, _ = run(Case(one, one, value, None, **slots))
     assert ((y == 0) | ~y.isfinite()).all()
     if way == "dense-chunked":
         assert y.isnan().any()

@@ -21,7 +21,7 @@ from fast import chunked, packing, scan
 from fast.backends import dense_kernels, sparse_form, sparse_kernels
 from tests.support.cases import DENSE, SPARSE, cases, whole
 
-NAMES = ["theta", "phi", "x", "initial_state"]
+NAMES = ["theta", "phi", "value", "initial_state"]
 every_backend = pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
 # torch's own warning, when it loads what forward mode needs
 forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -33,18 +33,18 @@ def inputs(form: str, B=2, T=9, M=5, D=4, K=3, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     weights = M if form == "dense" else K
     shapes = (B, T, weights), (B, T, weights), (B, T, D), (B, M, D)
-    theta, phi, x, state = (torch.rand(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
+    theta, phi, value, state = (torch.rand(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
     theta[0, ::3], theta[-1, ::4] = 0, 1
     slots = None if form == "dense" else torch.rand(B, T, M, generator=generator).argsort(-1)[..., :K]
-    return [v.requires_grad_() for v in (theta, phi, x - 0.5, state - 0.5)], slots
+    return [v.requires_grad_() for v in (theta, phi, value - 0.5, state - 0.5)], slots
 
 
 def function(form: str, slots, **options):
     """Of theta, phi, x, state alone."""
     if form == "dense":
-        return lambda theta, phi, x, state: fast.factorization_memory(theta, phi, x, state, **options)
-    return lambda theta, phi, x, state: fast.sparse_factorization_memory(
-        theta, phi, slots, x, state.shape[1], state, **options
+        return lambda theta, phi, value, state: fast.factorization_memory(theta, phi, value, state, **options)
+    return lambda theta, phi, value, state: fast.sparse_factorization_memory(
+        theta, phi, slots, value, state.shape[1], state, **options
     )
 
 
@@ -82,12 +82,12 @@ def test_opcheck(save, cu_seqlens):
 @pytest.mark.parametrize("save", [False, True])
 @pytest.mark.parametrize("cu_seqlens", [None, [0, 3, 3, 9]])
 def test_opcheck_of_the_sparse_form(save, cu_seqlens):
-    (theta, phi, x, state), slots = inputs("sparse", B=1 if cu_seqlens else 2)
+    (theta, phi, value, state), slots = inputs("sparse", B=1 if cu_seqlens else 2)
     state = torch.rand(3, 5, 4, requires_grad=True) if cu_seqlens else state
-    floating = [v if save else v.detach() for v in (theta, phi, x, state)]
+    floating = [v if save else v.detach() for v in (theta, phi, value, state)]
     packing = cu_seqlens and torch.tensor(cu_seqlens)
-    theta, phi, x, state = floating
-    arguments = (theta, phi, slots, x, 5, state, packing)
+    theta, phi, value, state = floating
+    arguments = (theta, phi, slots, value, 5, state, packing)
     opcheck(OPERATORS.scan, (*arguments, 1e-6, save))
     if save:
         arguments = [v.detach() if isinstance(v, torch.Tensor) else v for v in arguments]
@@ -114,10 +114,10 @@ def test_compiles_whole(form, backend, packed):
 
 
 def test_a_sparse_step_compiles_whole_if_it_need_not_look_at_slots():
-    (theta, phi, x, state), slots = inputs("sparse")
+    (theta, phi, value, state), slots = inputs("sparse")
     step = torch.compile(fast.sparse_step, fullgraph=True, backend="aot_eager")
-    theta, phi, x = (v[:, 0].detach() for v in (theta, phi, x))
-    arguments = theta, phi, slots[:, 0], x, state.detach()
+    theta, phi, value = (v[:, 0].detach() for v in (theta, phi, value))
+    arguments = theta, phi, slots[:, 0], value, state.detach()
     for got, want in zip(step(*arguments, check_values=False), fast.sparse_step(*arguments), strict=True):
         assert torch.equal(got, want)
 
@@ -127,8 +127,8 @@ def test_a_sparse_step_compiles_whole_if_it_need_not_look_at_slots():
 def test_compiles_with_what_is_around_it():
     floating, _ = inputs("dense")
 
-    def layer(theta, phi, x, state):
-        y, state = fast.factorization_memory(theta.square(), phi, 2 * x, state)
+    def layer(theta, phi, value, state):
+        y, state = fast.factorization_memory(theta.square(), phi, 2 * value, state)
         return y.tanh(), state
 
     for got, want in zip(
@@ -174,7 +174,7 @@ def test_exports_for_any_length(form, backend):
     length = {1: torch.export.Dim("T", min=2, max=4096)}
     sizes = (None if slots is None else length, length, length, length, None)
     exported = torch.export.export(
-        Module(lambda slots, theta, phi, x, state: run(slots, theta, phi, x, state)),
+        Module(lambda slots, theta, phi, value, state: run(slots, theta, phi, value, state)),
         (slots, *(v.detach() for v in floating)),
         dynamic_shapes=sizes,
     ).module()
@@ -189,8 +189,8 @@ def test_exports_for_any_length(form, backend):
 def test_what_is_traced_does_for_any_length(form, backend):
     def arguments(T):
         floating, slots = inputs(form, T=T)
-        theta, phi, x, state = (v.detach() for v in floating)
-        return (theta, phi, x, state) if slots is None else (theta, phi, slots, x, state)
+        theta, phi, value, state = (v.detach() for v in floating)
+        return (theta, phi, value, state) if slots is None else (theta, phi, slots, value, state)
 
     def run(*arguments):
         if form == "dense":
@@ -366,16 +366,15 @@ def test_torch_func_is_refused_by_name(form, backend):
 @pytest.mark.parametrize("name", ["step", "sparse_step"])
 def test_a_step_has_every_derivative(name):
     """It is made of torch's own operators: forward mode, torch.func and second derivatives are those of the loop."""
-    floating, slots = inputs(name.replace("step", "x").replace("sparse_x", "sparse").replace("x", "dense"),
-                             dtype=torch.float64)  # fmt: skip
+    floating, slots = inputs("sparse" if name == "sparse_step" else "dense", dtype=torch.float64)
     tokens = [v[:, 0].detach() for v in floating[:3]]
     leaves = (*tokens, floating[3].detach())
     tangents = tuple(torch.randn_like(v) for v in leaves)
 
     def run(module, **options):
-        def call(theta, phi, x, state):
+        def call(theta, phi, value, state):
             weights = (theta, phi) if slots is None else (theta, phi, slots[:, 0])
-            return getattr(module, name)(*weights, x, state, **options)
+            return getattr(module, name)(*weights, value, state, **options)
 
         return call
 
@@ -403,7 +402,7 @@ def test_forward_may_be_mapped(form, backend):
         assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("position", range(4), ids=["theta", "phi", "x", "state"])
+@pytest.mark.parametrize("position", range(4), ids=["theta", "phi", "value", "state"])
 @every_backend
 def test_nan_in_nan_out(form, backend, position):
     """From its token on, in its own sequence alone. It may also reach earlier tokens of its chunk, which are near in
@@ -456,9 +455,9 @@ def test_what_is_saved_grows_with_chunks_not_with_tokens(form, backend, states):
 
 def largest(form: str, B: int, T: int, M: int, D: int, K: int) -> int:
     """Numbers of the largest tensor that one pass of the scan makes."""
-    (theta, phi, x, state), slots = inputs("sparse", B=B, T=T, M=M, D=D, K=K)
+    (theta, phi, value, state), slots = inputs("sparse", B=B, T=T, M=M, D=D, K=K)
     operator = scan._forward_op if form == "forward" else scan._backward_op
-    arguments = [v.detach() if isinstance(v, torch.Tensor) else v for v in (theta, phi, slots, x, M, state, None)]
+    arguments = [v.detach() if isinstance(v, torch.Tensor) else v for v in (theta, phi, slots, value, M, state, None)]
     y, final, *saved = scan._forward_op(*arguments, 1e-6, True)
     rest = (*arguments, 1e-6, True) if form == "forward" else (y, final, *arguments, *saved, 1e-6)
     with Largest() as seen:
@@ -581,7 +580,7 @@ def test_the_matrix_products_are_those_that_the_page_counts(M, D, C):
     Sums of one or two terms are no matrix products (`_product`), and the corners of a tile have C - 1 columns in all:
     5 M and 14 M fewer.
     """
-    theta, phi, x = torch.rand(1, C, M), torch.rand(1, C, M), torch.randn(1, C, D)
+    theta, phi, value = torch.rand(1, C, M), torch.rand(1, C, M), torch.randn(1, C, D)
     states, dstate = torch.zeros(1, 1, M, D), torch.zeros(1, M, D)
 
     def counted(function, *arguments):
@@ -592,9 +591,9 @@ def test_the_matrix_products_are_those_that_the_page_counts(M, D, C):
             results = function(*arguments, lambda chunk, state: None, 1e-6)
         return counter.get_total_flops() / C, results
 
-    forward, (_, _, start, norms, gram) = counted(chunked._forward_segment, theta, phi, x, states)
+    forward, (_, _, start, norms, gram) = counted(chunked._forward_segment, theta, phi, value, states)
     assert forward == 6 * M * D + 4 * C * D + 2 * C * M - 5 * M
-    backward, _ = counted(chunked._backward_segment, theta, phi, x, x, states, start, norms, gram, dstate)
+    backward, _ = counted(chunked._backward_segment, theta, phi, value, value, states, start, norms, gram, dstate)
     assert backward == 12 * M * D + 6 * C * D + 6 * C * M - 14 * M
     page = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text(encoding="utf-8")
     assert "forward 6·M·D in three products with the state and 4·C·D + 2·C·M inside the\nchunk" in page

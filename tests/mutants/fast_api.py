@@ -6,7 +6,7 @@ from tests.mutants.fault import OPERATORS, planted
 FAULTS = [
     *planted(
         "fast/api.py", f"{OPERATORS} -k forward_mode",
-        ("tangents of initial_state let through", "x=x, initial_state=initial_state)", "x=x)"),
+        ("tangents of initial_state let through", "value=value, initial_state=initial_state)", "value=value)"),
     ),
 ]
 # fmt: on

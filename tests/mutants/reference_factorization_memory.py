@@ -6,12 +6,12 @@ from tests.mutants.fault import LAWS, PARITY, planted
 FAULTS = [
     *planted(
         "reference/factorization_memory.py", PARITY,
-        ("loop reads before it writes", "y = (read * state / rms)", "y = (read * (state - write * offer) / rms)"),
+        ("loop reads before it writes", "y = (phi * state / rms)", "y = (phi * (state - theta * value) / rms)"),
         ("loop forgets eps", "keepdim=True) + eps).sqrt()", "keepdim=True)).sqrt()"),
     ),
     *planted(
         "reference/factorization_memory.py", f"{LAWS} -k loop",
-        ("loop adds without forgetting", "(1 - write) * state + write * offer", "state + write * offer"),
+        ("loop adds without forgetting", "(1 - theta) * state + theta * value", "state + theta * value"),
         ("loop norms over slots", "state.square().mean(-1, keepdim=True)", "state.square().mean(-2, keepdim=True)"),
         ("sparse loop writes to the first slots",
          "state[at], eps)  # (4), (5), (6) on K rows\n    return y, state.index_put(at,",

@@ -20,7 +20,7 @@ DENSE = [("dense", name) for name in RUNNABLE if name not in SPARSE_ONLY]
 SPARSE = [("sparse", name) for name in RUNNABLE]
 LOOPS = [("dense", "loop"), ("sparse", "loop")]
 
-FLOATING = ("theta", "phi", "x", "initial_state")
+FLOATING = ("theta", "phi", "value", "initial_state")
 LENGTHS = st.sampled_from([0, 1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 63, 64, 65, 67, 97, 130]) | st.integers(0, 70)
 GATES = (0.0, 1.0, 1e-40, 5e-324, 0.5, 1 - 2**-24, 2**-24)  # kept, replaced, two denormals, half, nearly both
 LAYOUTS = ("contiguous", "transposed", "gaps", "same in time", "same in batch", "same in all")
@@ -32,7 +32,7 @@ class Case:
 
     theta: Tensor
     phi: Tensor
-    x: Tensor
+    value: Tensor
     initial_state: Tensor | None
     eps: float = 1e-6
     slots: Tensor | None = None
@@ -49,9 +49,9 @@ class Case:
         """The whole-sequence function of `fast`, `fast.chunked` or `reference`."""
         options = {"eps": self.eps, **options}
         if self.slots is None:
-            return module.factorization_memory(self.theta, self.phi, self.x, self.initial_state, **options)
+            return module.factorization_memory(self.theta, self.phi, self.value, self.initial_state, **options)
         return module.sparse_factorization_memory(
-            self.theta, self.phi, self.slots, self.x, self.num_slots, self.initial_state, **options
+            self.theta, self.phi, self.slots, self.value, self.num_slots, self.initial_state, **options
         )
 
     def floating(self) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ class Case:
         return self.map(Tensor.double)
 
     def state_shape(self) -> tuple[int, int, int]:
-        return len(self.x), self.num_slots or self.theta.shape[-1], self.x.shape[-1]
+        return len(self.value), self.num_slots or self.theta.shape[-1], self.value.shape[-1]
 
     def start(self) -> Tensor:
         """The state before the first token, in the dtype of the final one."""
@@ -75,7 +75,7 @@ class Case:
 
     def pick(self, time=slice(None), batch=slice(None), initial_state: Tensor | None = None) -> "Case":
         """Some tokens of some sequences, from another state."""
-        tokens = {name: getattr(self, name)[batch, time] for name in ("theta", "phi", "x")}
+        tokens = {name: getattr(self, name)[batch, time] for name in ("theta", "phi", "value")}
         slots = None if self.slots is None else self.slots[batch, time]
         return replace(self, **tokens, slots=slots, initial_state=initial_state)
 
@@ -83,7 +83,7 @@ class Case:
         """The dense case a sparse one stands for."""
         if self.slots is None:
             return self
-        shape = *self.x.shape[:2], self.num_slots
+        shape = *self.value.shape[:2], self.num_slots
         theta, phi = (v.new_zeros(shape).scatter(-1, self.slots.long(), v) for v in (self.theta, self.phi))
         return replace(self, theta=theta, phi=phi, slots=None, num_slots=None)
 
@@ -144,13 +144,13 @@ def cases(draw, form: str = "dense", dtypes=tuple(TOLERANCE), lengths=LENGTHS, b
     seed = draw(st.integers(0, 2**16))
     generator = torch.Generator().manual_seed(seed)
     theta, phi = (draw(gates((batch, time, weights), generator)).to(gate_dtype) for _ in range(2))
-    x = (scale * torch.randn(batch, time, width, generator=generator, dtype=torch.float64)).to(dtype)
+    value = (scale * torch.randn(batch, time, width, generator=generator, dtype=torch.float64)).to(dtype)
     state_dtype = draw(st.sampled_from([None, torch.float32, torch.float64]))
     state = None
     if state_dtype is not None:
         state = state_scale * torch.randn(batch, num_slots, width, generator=generator, dtype=torch.float64)
         state = lay_out(state.to(state_dtype), draw(st.sampled_from(LAYOUTS)))
-    theta, phi, x = (lay_out(v, draw(st.sampled_from(LAYOUTS))) for v in (theta, phi, x))
+    theta, phi, value = (lay_out(v, draw(st.sampled_from(LAYOUTS))) for v in (theta, phi, value))
     slots = None
     if form == "sparse":
         slots = draw(routes(batch, time, num_slots, weights, generator))
@@ -159,10 +159,10 @@ def cases(draw, form: str = "dense", dtypes=tuple(TOLERANCE), lengths=LENGTHS, b
         )
     eps = draw(st.sampled_from([1e-6, 1e-3, 1e-12]))
     made_of = {
-        "B": batch, "T": time, "M": num_slots, "K": weights, "D": width, "x": dtype, "gates": gate_dtype,
+        "B": batch, "T": time, "M": num_slots, "K": weights, "D": width, "value": dtype, "gates": gate_dtype,
         "state": state_dtype, "scales": (scale, state_scale), "eps": eps, "seed": seed,
     }  # fmt: skip
-    return Case(theta, phi, x, state, eps, slots, num_slots if form == "sparse" else None, made_of)
+    return Case(theta, phi, value, state, eps, slots, num_slots if form == "sparse" else None, made_of)
 
 
 def error(got: Tensor, want: Tensor) -> float:
@@ -186,13 +186,13 @@ def steps(step: Callable) -> Callable[[Case], tuple[Tensor, Tensor]]:
 
     def way(case):
         state, ys = case.start().clone(), []
-        for t in range(case.x.shape[1]):
+        for t in range(case.value.shape[1]):
             weights = (case.theta[:, t], case.phi[:, t]) + (() if case.slots is None else (case.slots[:, t],))
             before = state
-            y, state = step(*weights, case.x[:, t], state, eps=case.eps)
+            y, state = step(*weights, case.value[:, t], state, eps=case.eps)
             assert (state is before) == step.__name__.endswith("_")
             ys.append(y)
-        return torch.stack(ys, 1) if ys else case.x, state
+        return torch.stack(ys, 1) if ys else case.value, state
 
     return way
 
@@ -200,7 +200,7 @@ def steps(step: Callable) -> Callable[[Case], tuple[Tensor, Tensor]]:
 def check(case: Case, way: Callable, truth: Callable = loop, differentiate: bool = True) -> None:
     """way(case), its gradients too, equals truth in float64 on the same rounded inputs, number by number."""
     generator = torch.Generator().manual_seed(1)
-    on_y = torch.randn(case.x.shape, generator=generator).to(case.x.dtype)
+    on_y = torch.randn(case.value.shape, generator=generator).to(case.value.dtype)
     on_state = torch.randn(case.state_shape(), generator=generator)
     if differentiate:
         got, want = (gradients(c, w, on_y, on_state) for c, w in ((case, way), (case.double(), truth)))
@@ -210,7 +210,7 @@ def check(case: Case, way: Callable, truth: Callable = loop, differentiate: bool
         )
     size = sizes(case, on_y, on_state)
     for name in got:
-        within(name, got[name], want[name], size[name], case.x.shape[1])
+        within(name, got[name], want[name], size[name], case.value.shape[1])
 
 
 def tolerance(dtype: torch.dtype, steps: int) -> float:
@@ -245,7 +245,7 @@ def gradients(case: Case, way: Callable, on_y: Tensor, on_state: Tensor) -> dict
     leaves = case.map(lambda v: v.detach().requires_grad_())
     y, state = way(leaves)
     loss = (y * on_y.to(y.dtype)).sum() + (state * on_state.to(state.dtype)).sum()
-    loss = loss + 0 * leaves.x.sum()  # without tokens the loop's results depend on nothing
+    loss = loss + 0 * leaves.value.sum()  # without tokens the loop's results depend on nothing
     floating = leaves.floating()
     grads = torch.autograd.grad(loss, floating.values(), materialize_grads=True)
     return {
@@ -266,21 +266,21 @@ def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
     case = case.double()
     dense = case.dense()
     h = dense.initial_state if dense.initial_state is not None else torch.zeros(case.state_shape()).double()
-    leaves = (dense.theta, 1 - dense.theta, dense.phi, dense.x.abs(), h.abs())
-    write, keep, phi, x, start = leaves = [v.detach().clone().requires_grad_() for v in leaves]
+    leaves = (dense.theta, 1 - dense.theta, dense.phi, dense.value.abs(), h.abs())
+    write, keep, phi, value, start = leaves = [v.detach().clone().requires_grad_() for v in leaves]
     s, total, ys = h.norm(dim=-1), start, []
-    for t in range(x.shape[1]):
+    for t in range(value.shape[1]):
         k, w = keep[:, t, :, None], write[:, t, :, None]
-        h = (k * h + w * dense.x[:, t, None]).detach()
-        s = (k[..., 0] * s + w[..., 0] * x[:, t, None].norm(dim=-1)).detach()
+        h = (k * h + w * dense.value[:, t, None]).detach()
+        s = (k[..., 0] * s + w[..., 0] * value[:, t, None].norm(dim=-1)).detach()
         mean_square = (h.square().sum(-1) - unit * s.square()).clamp(min=0) / h.shape[-1] + case.eps
         weight = (1 + s.square() / h.shape[-1] / mean_square) * mean_square.rsqrt()
-        total = k * total + w * x[:, t, None]
+        total = k * total + w * value[:, t, None]
         ys.append(((phi[:, t] * weight)[..., None] * total).sum(-2))
-    y = torch.stack(ys, 1) if ys else torch.zeros_like(x)
+    y = torch.stack(ys, 1) if ys else torch.zeros_like(value)
     anywhere = on_y.norm(dim=-1, keepdim=True)  # the norm couples all numbers of a slot
     loss = (y * anywhere).sum() + (total * on_state.abs()).sum()
-    dwrite, dkeep, dphi, dx, dstart = torch.autograd.grad(loss, leaves, materialize_grads=True)
+    dwrite, dkeep, dphi, dvalue, dstart = torch.autograd.grad(loss, leaves, materialize_grads=True)
     dtheta = dwrite + dkeep
     if case.slots is not None:
         dtheta, dphi = (v.gather(-1, case.slots.long()) for v in (dtheta, dphi))
@@ -289,6 +289,6 @@ def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
         "final state": total.detach(),
         "dtheta": dtheta,
         "dphi": dphi,
-        "dx": dx,
+        "dx": dvalue,
         "dinitial_state": dstart,
     }
