@@ -368,7 +368,7 @@ class _Chunks:
         part = tiles[:, : self.length].reshape(-1, (end - begin) * self.length, tiles.shape[-1])
         span = slice(begin * self.length, end * self.length)
         if self.index is None:
-            out[rows, span] = part[:, : self.tokens - span.v_dot_H]
+            out[rows, span] = part[:, : self.tokens - span.start]
         else:
             present = self.index[span] >= 0
             out[:, self.index[span][present]] = part[:, present].to(out.dtype)
