@@ -57,7 +57,7 @@ OTHERS = ("flash attention", "fla chunk_gla", "fla chunk_gsa", "Mamba-2 step")  
 
 
 def inputs(form: str, batch: int, tokens: int, slots: int, top_k: int, width: int, **how) -> list[Tensor]:
-    """theta and phi (float32), x in dtype, as a router makes them; for the sparse form also the slots they belong to.
+    """theta and phi (float32), value in dtype, as a router makes them; in the sparse form also the slots.
 
     how: dtype, seed, the device (on), and whether a state belongs to it.
     """

@@ -52,10 +52,10 @@ def launch(kernel, grid: tuple[int, ...], *, warps: int, **arguments) -> None:
 
 def _parts(grid: tuple[int, ...], arguments: dict) -> Iterator[tuple[tuple[int, ...], dict]]:
     """One launch, or several if there are more chunks or sequences than the last axis of a grid has room for."""
-    if grid[-1] <= GRID[len(grid) - 1]:
+    indexed = (BY_CHUNK if len(grid) == 2 else BY_SEQUENCE) & arguments.keys()
+    if grid[-1] <= GRID[len(grid) - 1] or not indexed:
         yield grid, arguments
         return
-    indexed = BY_CHUNK if len(grid) == 2 else BY_SEQUENCE
     for begin in range(0, grid[-1], PART):
         these = {name: value[begin:] if name in indexed else value for name, value in arguments.items()}
         yield (*grid[:-1], min(PART, grid[-1] - begin)), these

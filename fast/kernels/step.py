@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fast.kernels.blocks import GRID, checked_grid
+from fast.kernels.blocks import GRID, launch
 
 
 @triton.jit
@@ -142,18 +142,18 @@ def _run(theta, phi, slots, value, before, after, eps, blocks) -> Tensor:
     theta, phi, value = (v.contiguous() for v in (theta, phi, value))
     slots = None if slots is None else slots.contiguous()
     (B, D), K, y = value.shape, theta.shape[-1], torch.empty_like(value)
-    if not B:
-        return y  # an empty grid is no grid
+    sizes = {"K": K, "M": before.shape[1], "D": D, "eps": eps}
     constants = blocks.constants(K, D)
     groups = triton.cdiv(K, constants["BG"])
     shares = y if groups == 1 else value.new_empty(B, groups, D, dtype=torch.float32)
-    with torch.cuda.device_of(value):
-        step_kernel[checked_grid(B, groups)](
-            theta, phi, slots, value, before, after, shares, *before.stride(), K, before.shape[1], D, eps,
-            **constants, SPARSE=slots is not None, num_warps=blocks.warps,
-        )  # fmt: skip
-        if groups > 1:
-            merge_kernel[checked_grid(B, triton.cdiv(D, MERGE["BD"]))](shares, y, groups, D, **MERGE)
+    s_b, s_m, s_d = before.stride()
+    launch(
+        step_kernel, (B, groups), p_theta=theta, p_phi=phi, p_slots=slots, p_v=value, p_before=before, p_after=after,
+        p_shares=shares, s_b=s_b, s_m=s_m, s_d=s_d, SPARSE=slots is not None, warps=blocks.warps, **sizes, **constants,
+    )  # fmt: skip
+    if groups > 1:
+        by_width = triton.cdiv(D, MERGE["BD"])
+        launch(merge_kernel, (B, by_width), p_shares=shares, p_y=y, groups=groups, D=D, warps=4, **MERGE)
     return y
 
 

@@ -58,6 +58,7 @@ def test_every_kernel_is_among_them():
     [
         (partial(dense, 1, 16, 3, 2**22), r"\(1, 131072, 1\)"),
         (partial(step, 2**31, 1, None, 1), r"\(2147483648, 1\)"),
+        (partial(step, 1, 40, None, 2**23), r"\(1, 131072\)"),
     ],
 )
 def test_what_no_grid_takes_is_refused(call, grid):

@@ -114,7 +114,7 @@ def test_a_sequence_does_not_depend_on_the_others(data):
 
 
 def ordinary(batch=1, time=20, num_slots=5, per_token=2, width=5, spread=1.0):
-    """theta, phi, slots, x, num_slots and an initial state; the smaller the spread, the more use the first slots."""
+    """theta, phi, slots, value, num_slots and an initial state; the smaller the spread, the more use the first slots."""
     generator = torch.Generator().manual_seed(0)
     shape = batch, time, per_token
     theta, phi = (torch.rand(shape, generator=generator) for _ in range(2))
@@ -224,6 +224,6 @@ def test_the_list_is_made_without_looking_at_values():
     """On the meta device there are none: whoever waits for one fails."""
     slots, cu_seqlens = (torch.empty(shape, dtype=torch.int64, device="meta") for shape in ((1, 7, 3), (4,)))
     for bounds in (None, cu_seqlens):
-        run, order = packing.runs(slots, 5, bounds).sort(stable=True)
+        run, order = packing.segments(slots, 5, bounds).sort(stable=True)
         assert run.shape == order.shape == sparse_kernels._place(order).shape == (21,)
         assert sparse_kernels._bounds(run, 15).shape == (16,)

@@ -24,7 +24,7 @@ on_every_form = pytest.mark.parametrize("form", FORMS)
 
 @st.composite
 def tokens(draw, form: str) -> list[torch.Tensor]:
-    """Legal arguments of one step: theta, phi, (slots,) x, state; "time" of lay_out is the axis after the batch."""
+    """Legal arguments of one step: theta, phi, (slots,) value, state; "time" of lay_out is the axis after the batch."""
     B, M, D = draw(st.integers(0, 3)), draw(st.integers(1, 19)), draw(st.sampled_from([1, 2, 3, 5, 8, 17, 33]))
     K = draw(st.integers(1, M)) if "sparse" in form else M
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))

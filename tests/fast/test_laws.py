@@ -44,10 +44,10 @@ def test_equals_the_loop(case, run, draw):
 
 
 @law(("dense", "chunked"), ("sparse", "chunked"))
-def test_neither_chunk_length_nor_segment_size_matters(case, run, draw):
+def test_neither_chunk_length_nor_span_size_matters(case, run, draw):
     length = draw(st.integers(1, 20) | st.integers(1, case.value.shape[1] + 70))
     numbers = draw(st.integers(1, 10_000))
-    with patch.object(chunked, "SEGMENT_NUMBERS", numbers):
+    with patch.object(chunked, "SPAN_NUMBERS", numbers):
         check(case, lambda case: case.call(chunked, chunk_length=length))
 
 
@@ -117,7 +117,7 @@ def test_packed_sequences_are_separate_sequences(case, run, draw):
         return replace(case, theta=case.theta * present[..., None], phi=case.phi * present[..., None])
 
     numbers = draw(st.integers(1, 10_000))
-    with patch.object(chunked, "SEGMENT_NUMBERS", numbers):
+    with patch.object(chunked, "SPAN_NUMBERS", numbers):
         check(absent_idle(case), packed, truth=lambda case: loop(absent_idle(case)))
 
 

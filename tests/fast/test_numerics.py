@@ -59,7 +59,7 @@ def test_ordinary_inputs_meet_the_stated_tolerances(form, backend, dtype, seed, 
 
 
 def cancelled(delta: float, dtype: torch.dtype, width: int = 16):
-    """One slot: x is written whole, then half of it gives way to -(1 + delta) x. delta x / 2 is left, read again."""
+    """One slot: v is written whole, then half of it gives way to -(1 + delta) v. delta v / 2 is left, read again."""
     value = torch.randn(width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     value = torch.stack([value, -(1 + delta) * value, value])[None].to(dtype)
     theta = torch.tensor([[[1.0], [0.5], [0.0]]], dtype=dtype)
@@ -155,7 +155,7 @@ def test_tolerances_hold_over_the_whole_range(way, dtype, share):
     short = replace(scaled(case.double(), 1.0), eps=case.eps / size**2)
     want = gradients(short, loop, on_y, on_state * size)
     for name in want:
-        by = {"final state": size, "dx": 1 / size, "dinitial_state": 1 / size}.get(name, 1.0)
+        by = {"final state": size, "dvalue": 1 / size, "dinitial_state": 1 / size}.get(name, 1.0)
         bound = TOLERANCE[dtype] * (1 if name in ("y", "final state") else 10)
         assert error(got[name].double() / by, want[name]) < bound, name
 
@@ -163,7 +163,7 @@ def test_tolerances_hold_over_the_whole_range(way, dtype, share):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("way", EVERY_WAY)
 def test_beyond_the_range_a_slot_reads_as_0_or_shows(way, dtype):
-    """|x|^2 is four times the largest number."""
+    """|v|^2 is four times the largest number."""
     form, run = EVERY_WAY[way]
     value = torch.ones(1, 40, 4, dtype=dtype) * torch.finfo(dtype).max ** 0.5
     one = torch.ones(1, 40, 1, dtype=dtype)

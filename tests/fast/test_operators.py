@@ -29,7 +29,7 @@ OPERATORS = torch.ops.factorization_memory
 
 
 def inputs(form: str, B=2, T=9, M=5, D=4, K=3, dtype=torch.float32):
-    """(theta, phi, x, state), slots: with gradients, some gates 0 and 1."""
+    """(theta, phi, value, state), slots: with gradients, some gates 0 and 1."""
     generator = torch.Generator().manual_seed(0)
     weights = M if form == "dense" else K
     shapes = (B, T, weights), (B, T, weights), (B, T, D), (B, M, D)
@@ -40,7 +40,7 @@ def inputs(form: str, B=2, T=9, M=5, D=4, K=3, dtype=torch.float32):
 
 
 def function(form: str, slots, **options):
-    """Of theta, phi, x, state alone."""
+    """Of theta, phi, value, state alone."""
     if form == "dense":
         return lambda theta, phi, value, state: fast.factorization_memory(theta, phi, value, state, **options)
     return lambda theta, phi, value, state: fast.sparse_factorization_memory(
@@ -474,7 +474,7 @@ def test_the_scan_allocates_nothing_of_the_size_of_all_slots_of_all_tokens(form)
 
 @pytest.mark.parametrize("form", ["forward", "backward"])
 def test_blocks_and_parts_bound_what_the_scan_works_on(form):
-    """No tensor has D numbers, nor a row of decays, for each of the B T K pairs: x is the largest."""
+    """No tensor has D numbers, nor a row of decays, for each of the B T K pairs: value is the largest."""
     with patch.multiple(scan, BLOCK_NUMBERS=2048, PART_PAIRS=512):
         assert largest(form, B=2, T=600, M=16, D=16, K=8) == 2 * 600 * 16
 
@@ -591,9 +591,9 @@ def test_the_matrix_products_are_those_that_the_page_counts(M, D, C):
             results = function(*arguments, lambda chunk, state: None, 1e-6)
         return counter.get_total_flops() / C, results
 
-    forward, (_, _, start, norms, gram) = counted(chunked._forward_segment, theta, phi, value, states)
+    forward, (_, _, start, norms, gram) = counted(chunked._forward_span, theta, phi, value, states)
     assert forward == 6 * M * D + 4 * C * D + 2 * C * M - 5 * M
-    backward, _ = counted(chunked._backward_segment, theta, phi, value, value, states, start, norms, gram, dstate)
+    backward, _ = counted(chunked._backward_span, theta, phi, value, value, states, start, norms, gram, dstate)
     assert backward == 12 * M * D + 6 * C * D + 6 * C * M - 14 * M
     page = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text(encoding="utf-8")
     assert "forward 6·M·D in three products with the state and 4·C·D + 2·C·M inside the\nchunk" in page

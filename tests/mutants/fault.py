@@ -11,7 +11,7 @@ LAWS, OPERATORS, NUMERICS, ERRORS = (
     f"tests/fast/test_{name}.py" for name in ("laws", "operators", "numerics", "errors")
 )
 PARITY = f"{LAWS}::test_equals_the_loop"
-CHUNKS = f"{LAWS}::test_neither_chunk_length_nor_segment_size_matters"
+CHUNKS = f"{LAWS}::test_neither_chunk_length_nor_span_size_matters"
 PACKED = f"{LAWS}::test_packed_sequences_are_separate_sequences"
 STEPS = f"{LAWS}::test_decode_steps_are_a_prefill"
 KERNELS = "tests/fast/test_kernels_dense.py"

@@ -289,6 +289,6 @@ def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
         "final state": total.detach(),
         "dtheta": dtheta,
         "dphi": dphi,
-        "dx": dvalue,
+        "dvalue": dvalue,
         "dinitial_state": dstart,
     }
