@@ -10,7 +10,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from experiments import EXPERIMENTS, frame, settings
+from experiments import EXPERIMENTS, frame, settings, speed_sparse
 
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -80,3 +80,11 @@ def test_the_words_under_the_picture_of_the_slots_are_true():
     words = f"Runs of spaces go mostly to slot {int(space.argmax())}, "
     assert space.max() > space.sum() / 2
     assert any(words in page.read_text(encoding="utf-8") for page in frame.pages())
+
+
+def test_the_words_about_the_cost_of_a_pair_are_true():
+    equal = speed_sparse.crossovers(frame.stored(speed_sparse.EXPERIMENT)["grid"])
+    slots = [num_slots / top_k for num_slots, top_k in equal.items()]
+    words = f"a pair costs as much as {min(slots):.0f} to {max(slots):.0f} slots of the dense form"
+    where = [page.name for page in frame.pages() if words in " ".join(page.read_text(encoding="utf-8").split())]
+    assert where == ["derivation.md", "results.md"] and len(slots) == 5
