@@ -16,10 +16,9 @@ PAGES = sorted(
 )
 MOST_LINES, MOST_WORDS = 110, 25
 
-# What is written no more, and what is written instead. Formulas are not searched: there W_i may be a row of a matrix.
+# What is written no more, and what is written instead.
 RETIRED = {
     r"offered vectors?|vectors? that is offered|offers?": "value",
-    r"W_i x": "W_in x",
     r"grouped(?! conv)": "scan",
     r"along with the project|comes? along": "bundled",
     r"published (?:model|checkpoint)s?": "pretrained or bundled",
@@ -28,6 +27,16 @@ RETIRED = {
     r"carried state|state carried": "stateful",
 }
 UNPLAIN = {r"but for|so many|as such|has not got": "what a beginner of English knows"}  # on pages
+# x is the layer's input alone. What is written is the value, W_in x, or x with a bar. Searched with formulas and code.
+NOT_THE_VALUE = {
+    r"W_i(?![a-z{])": "W_in: i counts slots",
+    r"\\theta(?:_\w|_\{[^}]*\}|\[i\])?\s*(?:\\,)?\s*x(?![^\W_])": r"\theta \bar x",
+    r"θ(?:_\w|\[i\])? ?[·*]? ?x(?!̄|[^\W_])": "θ x̄",
+    r"\btheta(?:_\w|\[i\])?(?: \*)? x(?![^\W_])": "theta value",
+    r"\\langle [^$]*?(?<!bar )\bx(?:_\w)? \\rangle": r"\bar x",
+    r"⟨[^⟩]*\bx(?:_\w)?(?!̄)⟩": "x̄, or v in tables of the kernels",
+    r"<[^<>]*, x(?:_\w)?>": "v",
+}
 # Where a word is the subject, not the wording.
 MAY_NAME = {("docs/decisions.md", r"grouped(?! conv)"), ("CHANGELOG.md", r"grouped(?! conv)")}
 
@@ -56,17 +65,29 @@ def docstrings(path: Path) -> list[str]:
     return [text for node in ast.walk(tree) if isinstance(node, kinds) and (text := ast.get_docstring(node))]
 
 
-def texts() -> dict[str, str]:
-    """What is read, by where it stands: pages, docstrings, and the prose of notebooks."""
-    found = {page: "\n".join(prose((ROOT / page).read_text(encoding="utf-8"))) for page in PAGES}
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            found[path.relative_to(ROOT).as_posix()] = " ".join("\n".join(docstrings(path)).split())
+def markdown() -> dict[str, str]:
+    """Pages, and the cells of text of notebooks, by where they stand."""
+    found = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         of_it = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
-        found[path.relative_to(ROOT).as_posix()] = "\n".join(sentence for text in of_it for sentence in prose(text))
+        found[path.relative_to(ROOT).as_posix()] = "\n\n".join(of_it)
     return found
+
+
+def written() -> dict[str, str]:
+    """All that is written for a reader: pages, notebooks and docstrings, formulas and code included."""
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return markdown() | {path.relative_to(ROOT).as_posix(): "\n".join(docstrings(path)) for path in paths}
+
+
+def texts() -> dict[str, str]:
+    """The sentences of it."""
+    is_markdown = markdown().keys()
+    return {
+        where: "\n".join(prose(text)) if where in is_markdown else " ".join(text.split())
+        for where, text in written().items()
+    }
 
 
 def retired(where: str, text: str) -> list[str]:
@@ -93,10 +114,20 @@ def test_words_are_those_of_the_glossary():
     assert not [line for where, text in texts().items() for line in retired(where, text)]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/") or page == "README.md"])
-def test_formulas_survive_markdown(page):
+def test_x_is_the_input_and_the_value_has_a_bar():
+    wrong = [
+        f"{where}: {found[0]!r}, write {instead}"
+        for where, text in written().items()
+        for pattern, instead in NOT_THE_VALUE.items()
+        for found in re.finditer(pattern, text)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("where", markdown())
+def test_formulas_survive_markdown(where):
     """GitHub reads a page as Markdown first: these would lose a backslash, open emphasis or end a table's cell."""
-    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```.*?^```$|\$\$.*?\$\$", "", markdown()[where], flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"`[^`\n]*`", "", text)
     formulas = re.findall(r"\$[^$\n]+\$", text)
     wrong = [f for f in formulas if re.search(r"^\$\s|\s\$$|\\[^A-Za-z\s]|[}\])]_|[*|<~]", f)]
@@ -114,8 +145,8 @@ def test_names_of_the_code_exist(page):
 
 
 def test_the_hooks_use_the_ruff_of_the_requirements():
-    wanted = re.search(r"^ruff==(.+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[1]
-    hooks = re.findall(r"ruff==([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    wanted = re.search(r"^ruff==(.+)$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    hooks = re.findall(r"ruff==([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert hooks and set(hooks) == {wanted}
 
 
@@ -139,7 +170,7 @@ def test_words_are_counted_as_a_reader_does(page, longest):
 @pytest.mark.parametrize(
     "where, text, count",
     [
-        ("fast/scan.py", "The offered vector W_i x", 2),
+        ("fast/scan.py", "The offered vector, emptied", 2),
         ("fast/scan.py", "a grouped conv1d, a value, so many", 0),
         ("fast/scan.py", "GROUPED", 1),
         ("docs/results.md", "so many", 1),
@@ -148,3 +179,28 @@ def test_words_are_counted_as_a_reader_does(page, longest):
 )
 def test_retired_words_are_found(where, text, count):
     assert len(retired(where, text)) == count
+
+
+@pytest.mark.parametrize(
+    "text, wrong",
+    [
+        ("W_i x", True),
+        (r"$W_i\,x$", True),
+        (r"$W_{\mathrm{in}} x$ and W_in x", False),
+        (r"$\theta_s x_s$", True),
+        (r"$\theta[i]\, x$", True),
+        (r"$\theta_s \bar x_s$", False),
+        (r"$\langle h_{t-1}, x_t \rangle$", True),
+        (r"$\langle h_{t-1}, \bar x_t \rangle$", False),
+        ("(1 − θ) h + θ x", True),
+        ("(1 − θ) h + θ x̄", False),
+        ("(1 - theta[i]) h[i] + theta[i] x", True),
+        ("(1 - theta[i]) h[i] + theta[i] value", False),
+        ("⟨h, x_t⟩", True),
+        ("⟨h, x̄⟩, ⟨H, v_t⟩", False),
+        ("<h_{t-1}, x_t>", True),
+        (r"$\alpha = \mathrm{softmax}(W_\alpha x / \tau)$", False),
+    ],
+)
+def test_a_value_without_its_bar_is_found(text, wrong):
+    assert any(re.search(pattern, text) for pattern in NOT_THE_VALUE) == wrong
