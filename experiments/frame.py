@@ -243,9 +243,9 @@ def pages() -> list[Path]:
 
 
 def markers() -> list[str]:
-    """What all pages say that they show."""
+    """What all pages say that they show; a mark inside a line only speaks of one."""
     texts = [page.read_text(encoding="utf-8") for page in pages()]
-    return [marker for text in texts for marker in re.findall(r"<!-- result: (\S+) -->", text)]
+    return [marker for text in texts for marker in re.findall(r"^<!-- result: (\S+) -->$", text, re.MULTILINE)]
 
 
 def page_of(marker: str) -> Path:

@@ -162,7 +162,7 @@ def row(what: str, measured: float | None, sign: str, goal: float, unit: str, de
 
 
 def cells(entry: dict) -> tuple[str, str, str, str, str]:
-    """What, measured, goal, verdict, detail, as the terminal and the README show them."""
+    """What, measured, goal, verdict, detail, as the terminal and the page show them."""
     measured = "not measured" if entry["measured"] is None else f"{entry['measured']:#.3g}{entry['unit']}"
     goal = f"{entry['sign']} {entry['goal']:g}{entry['unit']}"
     verdict = {True: "reached", False: "missed", None: ""}[entry["reached"]]

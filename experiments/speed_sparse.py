@@ -143,6 +143,18 @@ def crossovers(rows: list[dict]) -> dict[int, float]:
     return found
 
 
+def equal_table(result: dict) -> str:
+    """By M: the K at which both forms take the same time, and so how many slots of the dense form one pair costs."""
+    equal = crossovers(result["grid"])
+    lines = [
+        ("M", (f"{num_slots}" for num_slots in equal)),
+        ("K", (f"{top_k:.1f}" for top_k in equal.values())),
+        ("M / K", (f"{num_slots / top_k:.1f}" for num_slots, top_k in equal.items())),
+    ]
+    head, *rest = (f"| {name} | {' | '.join(cells)} |" for name, cells in lines)
+    return "\n".join([head, "| --- " * (1 + len(equal)) + "|", *rest])
+
+
 def skew_rows(sizes: Sizes, rounds: int) -> list[dict]:
     """The same number of pairs, ever more of them in the same few slots."""
     rows = []
@@ -272,6 +284,6 @@ def cases(tiny: bool) -> list[Case]:
 
 
 EXPERIMENT = Experiment(
-    "speed_sparse", measure, {"": findings, "grid": grid_table}, {"speed_sparse.png": draw},
+    "speed_sparse", measure, {"": findings, "equal": equal_table, "grid": grid_table}, {"speed_sparse.png": draw},
     options=options, cases=cases,
 )  # fmt: skip

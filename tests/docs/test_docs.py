@@ -6,16 +6,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page for folder in (".", "docs", "notebooks") for page in sorted((ROOT / folder).glob("*.md"))]
 LINK = re.compile(r"\[(?P<text>[^\]]*(?:\][^\](]+)*)\]\((?P<target>[^)#]+)(?P<anchor>#[^)]*)?\)")
 QUOTE = re.compile(r"\[`(?P<code>[^`]+)`\]\((?P<target>[^)]+)\)")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
     targets = [m["target"] for m in LINK.finditer(page.read_text(encoding="utf-8")) if "://" not in m["target"]]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing, missing
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+    names: dict = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["y"].shape == (1, 128) and names["state"].shape == (1, 64, 128)
 
 
 def quotes() -> list[tuple[str, str]]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments import EXPERIMENTS
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("reference", "fast", "layers", "lm", "experiments", "notebooks", "tests")
 MAY_IMPORT = {
@@ -67,3 +69,13 @@ def test_the_reference_needs_torch_alone():
 def test_every_module_says_what_it_owns():
     texts = {name_of(path): path.read_text(encoding="utf-8") for path in FILES}
     assert not [name for name, text in texts.items() if text.strip() and not ast.get_docstring(ast.parse(text))]
+
+
+@pytest.mark.parametrize("package", ["reference", "fast", "layers", "lm", "experiments"])
+def test_every_file_has_its_row_in_the_page(package):
+    """Experiments themselves share one row."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n### {package}\n")[2].partition("\n#")[0]
+    files = {path.name for path in (ROOT / package).glob("[a-z]*.py")}
+    missing = sorted(name for name in files if f"`{name}`" not in section and name[:-3] not in EXPERIMENTS)
+    assert section and not missing, missing

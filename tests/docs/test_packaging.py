@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
 TOOLS = {"experiments", "notebooks"}  # what a clone runs: they need more than the library
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 DECLARED = {part.name: part for part in map(Requirement, PYPROJECT["project"]["dependencies"])}
 
 
@@ -33,7 +34,7 @@ def test_every_import_is_declared():
 
 
 def test_what_the_tools_need_beyond_that_is_an_extra():
-    extra = {Requirement(part).name for part in PYPROJECT["project"]["optional-dependencies"]["notebooks"]}
+    extra = {Requirement(part).name for part in EXTRAS["notebooks"]}
     beyond = needed(TOOLS) - DECLARED.keys()
     # Pillow comes with matplotlib; the peers are measured where they are installed.
     assert beyond - {"PIL", "fla", "mamba_ssm"} <= extra
@@ -44,7 +45,9 @@ def test_the_pins_of_a_clone_satisfy_what_the_package_asks_for():
         line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if line[:1] not in "#-"
     ]
     pins = {pin.name: pin for pin in map(Requirement, lines)}
-    for name, part in DECLARED.items():
+    extras = {part.name: part for parts in EXTRAS.values() for part in map(Requirement, parts)}
+    assert pins.keys() | {"pre-commit"} == DECLARED.keys() | extras.keys()  # hooks are for who commits
+    for name, part in (DECLARED | {name: part for name, part in extras.items() if name in pins}).items():
         (pin,) = pins[name].specifier
         assert pin.operator == "==" and part.specifier.contains(pin.version), name
         assert str(part.marker).replace("'", '"') == str(pins[name].marker).replace("'", '"'), name
@@ -65,3 +68,7 @@ def test_every_folder_of_code_is_in_the_package():
     assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in folders} - {"notebooks.solutions"} == set(
         PACKAGES
     )
+
+
+def test_an_index_refuses_it():
+    assert "Private :: Do Not Upload" in PYPROJECT["project"]["classifiers"]

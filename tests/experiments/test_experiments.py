@@ -10,7 +10,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from experiments import EXPERIMENTS, frame, settings
+from experiments import EXPERIMENTS, frame, settings, speed_sparse
 
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -73,10 +73,22 @@ def test_all_settings_were_tried():
     assert [row["change"] for row in frame.stored(settings.EXPERIMENT)["rows"]] == settings.VARIANTS
 
 
+def on_one_line(page) -> str:
+    return " ".join(page.read_text(encoding="utf-8").split())
+
+
 def test_the_words_under_the_picture_of_the_slots_are_true():
     result = frame.stored(find("slots"))
     theta, tokens = torch.tensor(result["theta"]), torch.tensor(result["tokens"])
     space = theta[tokens == ord(" ")].sum(0)
     words = f"Runs of spaces go mostly to slot {int(space.argmax())}, "
     assert space.max() > space.sum() / 2
-    assert any(words in page.read_text(encoding="utf-8") for page in frame.pages())
+    assert any(words in on_one_line(page) for page in frame.pages())
+
+
+def test_the_words_about_the_cost_of_a_pair_are_true():
+    equal = speed_sparse.crossovers(frame.stored(speed_sparse.EXPERIMENT)["grid"])
+    slots = [num_slots / top_k for num_slots, top_k in equal.items()]
+    words = f"a pair costs as much as {min(slots):.0f} to {max(slots):.0f} slots of the dense form"
+    where = [page.name for page in frame.pages() if words in on_one_line(page)]
+    assert where == ["derivation.md", "results.md"] and len(slots) == 5

@@ -575,7 +575,7 @@ def test_the_dense_form_over_zeros_is_the_sparse_one():
 
 @pytest.mark.parametrize("M, D, C", [(96, 160, 64), (32, 64, 32)])
 def test_the_matrix_products_are_those_that_the_page_counts(M, D, C):
-    """docs/kernels.md, section 5: per token 6MD + 4CD + 2CM forward, 12MD + 6CD + 6CM backward.
+    """docs/derivation.md, section 5: per token 6MD + 4CD + 2CM forward, 12MD + 6CD + 6CM backward.
 
     Sums of one or two terms are no matrix products (`_product`), and the corners of a tile have C - 1 columns in all:
     5 M and 14 M fewer.
@@ -595,6 +595,6 @@ def test_the_matrix_products_are_those_that_the_page_counts(M, D, C):
     assert forward == 6 * M * D + 4 * C * D + 2 * C * M - 5 * M
     backward, _ = counted(chunked._backward_span, theta, phi, value, value, states, start, norms, gram, dstate)
     assert backward == 12 * M * D + 6 * C * D + 6 * C * M - 14 * M
-    page = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text(encoding="utf-8")
-    assert "forward 6·M·D in three products with the state and 4·C·D + 2·C·M inside the\nchunk" in page
-    assert "backward 12·M·D and 6·C·D + 6·C·M" in page
+    page = (Path(__file__).parents[2] / "docs" / "derivation.md").read_text(encoding="utf-8")
+    assert "| forward | 6·M·D, in three products | 4·C·D + 2·C·M |" in page
+    assert "| backward | 12·M·D | 6·C·D + 6·C·M |" in page
