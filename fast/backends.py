@@ -92,7 +92,7 @@ def scan_is_cheaper(slots_per_token: int, num_slots: int) -> bool:
     """Whether the scan takes less time than the dense form over zeros, forward + backward on a CPU.
 
     Times are equal at about K = 5 of M = 32, 7 of 64, 13 of 128, 21 of 256, 37 of 512 (docs/results/speed_sparse.json,
-    between the K measured; two cores, T = 4096, D = 512): a pair costs as much as about 15 slots of the dense form.
+    between the K measured; two cores, T = 4096, D = 512): a pair costs as much as 6 to 14 slots of the dense form.
     """
     return slots_per_token <= 2 + num_slots / 16
 

@@ -4,12 +4,12 @@ A state of M slots, each a row of D numbers. A token brings one value, a vector,
 extent theta says, and is read to the extent phi says. reference/layer.py makes theta, phi and the value from the
 layer's input x:
 
-    alpha = softmax(W_alpha x / tau)          affinity of the token to each slot              (1)
-    eta, mu = sigmoid(W_eta x), sigmoid(...)  update rate and merge rate                      (2)
-    theta, phi = eta * alpha, mu * alpha      write weight and read weight, in [0, 1]         (3)
-    h[i] = (1 - theta[i]) h[i] + theta[i] x̄   every slot i moves towards the value x̄ = W_in x (4)
-    rms(v) = sqrt(|v|^2 / D + eps)            the size of one slot                            (5)
-    y = sum_i phi[i] h[i] / rms(h[i])         the normalised slots, merged                    (6)
+    alpha = softmax(W_alpha x / tau)              affinity of the token to each slot          (1)
+    eta, mu = sigmoid(W_eta x), sigmoid(...)      update rate and merge rate                  (2)
+    theta, phi = eta * alpha, mu * alpha          write weight and read weight, in [0, 1]     (3)
+    h[i] = (1 - theta[i]) h[i] + theta[i] value   every slot i moves towards the value W_in x (4)
+    rms(v) = sqrt(|v|^2 / D + eps)                the size of one slot                        (5)
+    y = sum_i phi[i] h[i] / rms(h[i])             the normalised slots, merged                (6)
 
 Symbols: B batch, T time, M slots, K slots per token (sparse form), D slot width.
     theta, phi [B, T, M]   value [B, T, D]   state [B, M, D]   y [B, T, D]

@@ -6,7 +6,8 @@ width d goes out. The layer remembers nothing else.
     alpha = softmax(W_alpha x / tau)                    affinity of the token to each slot              (1)
     eta, mu = sigmoid(W_eta x + b_eta), sigmoid(...)    update rate and merge rate                      (2)
     theta, phi = eta * alpha, mu * alpha                write weight and read weight, in [0, 1]         (3)
-    h[i] = (1 - theta[i]) h[i] + theta[i] x̄             every slot moves towards the value x̄ = W_in x   (4)
+    value = W_in x
+    h[i] = (1 - theta[i]) h[i] + theta[i] value         every slot moves towards the value          (4)
     rms(v) = sqrt(|v|^2 / D + eps)                      the size of one slot                            (5)
     y = sum_i phi[i] h[i] / rms(h[i])                   the normalised slots, merged                    (6)
     out = W_out (g * y)                                 with a learned gain g                           (7)

@@ -395,7 +395,7 @@ class Blocks(NamedTuple):
     warps: int
 
 
-DEFAULT = Blocks(32, 16, 32, 8)  # fits any card, no kernel spills on an H100: docs/kernels.md, section 6
+DEFAULT = Blocks(32, 16, 32, 8)  # fits any card, no kernel spills on an H100: docs/kernels.md
 CONFIGURATIONS = (DEFAULT, Blocks(16, 16, 64, 8), Blocks(32, 16, 64, 4), Blocks(64, 16, 32, 8))
 
 
