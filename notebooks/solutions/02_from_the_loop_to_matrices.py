@@ -7,58 +7,58 @@ answer sees what the notebook has imported and defined up to there.
 
 
 # %% decay-between, right: chunk by chunk
-def decay_between(reaches, keeps, s, t):
-    C = reaches.shape[1]
-    decay = keeps[s // C, s % C].clone()
+def decay_between(from_start, to_end, s, t):
+    C = from_start.shape[1]
+    decay = to_end[s // C, s % C].clone()
     for chunk in range(s // C + 1, t // C):
-        decay *= reaches[chunk, -1]
-    return decay * reaches[t // C, t % C]
+        decay *= from_start[chunk, -1]
+    return decay * from_start[t // C, t % C]
 
 
 # %% decay-between, right: what is between by the first token of a chunk, which is kept to the end
-def decay_between(reaches, keeps, s, t):
-    (first, place), (last, end) = divmod(s, reaches.shape[1]), divmod(t, reaches.shape[1])
-    whole = reaches[:, 0] * keeps[:, 0]
-    return keeps[first, place] * whole[first + 1 : last].prod(0) * reaches[last, end]
+def decay_between(from_start, to_end, s, t):
+    (first, place), (last, end) = divmod(s, from_start.shape[1]), divmod(t, from_start.shape[1])
+    whole = from_start[:, 0] * to_end[:, 0]
+    return to_end[first, place] * whole[first + 1 : last].prod(0) * from_start[last, end]
 
 
 # %% decay-between, right: all factors in one table
-def decay_between(reaches, keeps, s, t):
-    C = reaches.shape[1]
-    factors = [keeps[s // C, s % C], *reaches[s // C + 1 : t // C, -1], reaches[t // C, t % C]]
+def decay_between(from_start, to_end, s, t):
+    C = from_start.shape[1]
+    factors = [to_end[s // C, s % C], *from_start[s // C + 1 : t // C, -1], from_start[t // C, t % C]]
     return torch.stack(factors).prod(0)
 
 
 # %% decay-between, wrong: the chunks between are forgotten
-def decay_between(reaches, keeps, s, t):
-    C = reaches.shape[1]
-    return keeps[s // C, s % C] * reaches[t // C, t % C]
+def decay_between(from_start, to_end, s, t):
+    C = from_start.shape[1]
+    return to_end[s // C, s % C] * from_start[t // C, t % C]
 
 
 # %% decay-between, wrong: the chunk of s counts as between, too
-def decay_between(reaches, keeps, s, t):
-    C = reaches.shape[1]
-    return keeps[s // C, s % C] * reaches[s // C : t // C, -1].prod(0) * reaches[t // C, t % C]
+def decay_between(from_start, to_end, s, t):
+    C = from_start.shape[1]
+    return to_end[s // C, s % C] * from_start[s // C : t // C, -1].prod(0) * from_start[t // C, t % C]
 
 
 # %% decay-between, wrong: the chunk of t counts as between, too
-def decay_between(reaches, keeps, s, t):
-    C = reaches.shape[1]
-    return keeps[s // C, s % C] * reaches[s // C + 1 : t // C + 1, -1].prod(0) * reaches[t // C, t % C]
+def decay_between(from_start, to_end, s, t):
+    C = from_start.shape[1]
+    return to_end[s // C, s % C] * from_start[s // C + 1 : t // C + 1, -1].prod(0) * from_start[t // C, t % C]
 
 
 # %% decay-between, wrong: a quotient instead of keep, which fails at θ = 1
-def decay_between(reaches, keeps, s, t):
-    C = reaches.shape[1]
-    to_the_end = reaches[s // C, -1] / reaches[s // C, s % C]
-    return to_the_end * reaches[s // C + 1 : t // C, -1].prod(0) * reaches[t // C, t % C]
+def decay_between(from_start, to_end, s, t):
+    C = from_start.shape[1]
+    to_the_end = from_start[s // C, -1] / from_start[s // C, s % C]
+    return to_the_end * from_start[s // C + 1 : t // C, -1].prod(0) * from_start[t // C, t % C]
 
 
 # %% decay-between, wrong: the token t itself is left out
-def decay_between(reaches, keeps, s, t):
-    C = reaches.shape[1]
-    before = reaches[t // C, t % C - 1] if t % C else 1.0
-    return keeps[s // C, s % C] * reaches[s // C + 1 : t // C, -1].prod(0) * before
+def decay_between(from_start, to_end, s, t):
+    C = from_start.shape[1]
+    before = from_start[t // C, t % C - 1] if t % C else 1.0
+    return to_end[s // C, s % C] * from_start[s // C + 1 : t // C, -1].prod(0) * before
 
 
 # %% any-length, right: zeros by torch.cat

@@ -8,77 +8,77 @@ answer sees what the notebook has imported and defined up to there.
 
 # %% lerp, right: from h by a share of the way
 @triton.jit
-def move_kernel(p_h, p_x, p_out, theta, n, BLOCK: tl.constexpr):
+def move_kernel(p_h, p_v, p_out, theta, n, BLOCK: tl.constexpr):
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = o < n
     b_h = tl.load(p_h + o, mask=inside, other=0.0)
-    tl.store(p_out + o, b_h + theta * (tl.load(p_x + o, mask=inside, other=0.0) - b_h), mask=inside)
+    tl.store(p_out + o, b_h + theta * (tl.load(p_v + o, mask=inside, other=0.0) - b_h), mask=inside)
 
 
 # %% lerp, right: masked places stay open, as they are not stored
 @triton.jit
-def move_kernel(p_h, p_x, p_out, theta, n, BLOCK: tl.constexpr):
+def move_kernel(p_h, p_v, p_out, theta, n, BLOCK: tl.constexpr):
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    b_h, b_x = tl.load(p_h + o, mask=o < n), tl.load(p_x + o, mask=o < n)
-    tl.store(p_out + o, (1 - theta) * b_h + theta * b_x, mask=o < n)
+    b_h, b_v = tl.load(p_h + o, mask=o < n), tl.load(p_v + o, mask=o < n)
+    tl.store(p_out + o, (1 - theta) * b_h + theta * b_v, mask=o < n)
 
 
 # %% lerp, right: places beyond the end do the last number once more
 @triton.jit
-def move_kernel(p_h, p_x, p_out, theta, n, BLOCK: tl.constexpr):
+def move_kernel(p_h, p_v, p_out, theta, n, BLOCK: tl.constexpr):
     o = tl.minimum(tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), n - 1)
-    tl.store(p_out + o, (1 - theta) * tl.load(p_h + o) + theta * tl.load(p_x + o))
+    tl.store(p_out + o, (1 - theta) * tl.load(p_h + o) + theta * tl.load(p_v + o))
 
 
 # %% lerp, wrong: loads without a mask
 @triton.jit
-def move_kernel(p_h, p_x, p_out, theta, n, BLOCK: tl.constexpr):
+def move_kernel(p_h, p_v, p_out, theta, n, BLOCK: tl.constexpr):
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(p_out + o, (1 - theta) * tl.load(p_h + o) + theta * tl.load(p_x + o), mask=o < n)
+    tl.store(p_out + o, (1 - theta) * tl.load(p_h + o) + theta * tl.load(p_v + o), mask=o < n)
 
 
 # %% lerp, wrong: one load without a mask
 @triton.jit
-def move_kernel(p_h, p_x, p_out, theta, n, BLOCK: tl.constexpr):
+def move_kernel(p_h, p_v, p_out, theta, n, BLOCK: tl.constexpr):
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     b_h = tl.load(p_h + o, mask=o < n, other=0.0)
-    tl.store(p_out + o, (1 - theta) * b_h + theta * tl.load(p_x + o), mask=o < n)
+    tl.store(p_out + o, (1 - theta) * b_h + theta * tl.load(p_v + o), mask=o < n)
 
 
 # %% lerp, wrong: the store without a mask
 @triton.jit
-def move_kernel(p_h, p_x, p_out, theta, n, BLOCK: tl.constexpr):
+def move_kernel(p_h, p_v, p_out, theta, n, BLOCK: tl.constexpr):
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     b_h = tl.load(p_h + o, mask=o < n, other=0.0)
-    b_x = tl.load(p_x + o, mask=o < n, other=0.0)
-    tl.store(p_out + o, (1 - theta) * b_h + theta * b_x)
+    b_v = tl.load(p_v + o, mask=o < n, other=0.0)
+    tl.store(p_out + o, (1 - theta) * b_h + theta * b_v)
 
 
 # %% lerp, wrong: a mask that lets one number more through
 @triton.jit
-def move_kernel(p_h, p_x, p_out, theta, n, BLOCK: tl.constexpr):
+def move_kernel(p_h, p_v, p_out, theta, n, BLOCK: tl.constexpr):
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     b_h = tl.load(p_h + o, mask=o <= n, other=0.0)
-    b_x = tl.load(p_x + o, mask=o <= n, other=0.0)
-    tl.store(p_out + o, (1 - theta) * b_h + theta * b_x, mask=o < n)
+    b_v = tl.load(p_v + o, mask=o <= n, other=0.0)
+    tl.store(p_out + o, (1 - theta) * b_h + theta * b_v, mask=o < n)
 
 
 # %% lerp, wrong: every program does the first block
 @triton.jit
-def move_kernel(p_h, p_x, p_out, theta, n, BLOCK: tl.constexpr):
+def move_kernel(p_h, p_v, p_out, theta, n, BLOCK: tl.constexpr):
     o = tl.arange(0, BLOCK)
     b_h = tl.load(p_h + o, mask=o < n, other=0.0)
-    b_x = tl.load(p_x + o, mask=o < n, other=0.0)
-    tl.store(p_out + o, (1 - theta) * b_h + theta * b_x, mask=o < n)
+    b_v = tl.load(p_v + o, mask=o < n, other=0.0)
+    tl.store(p_out + o, (1 - theta) * b_h + theta * b_v, mask=o < n)
 
 
 # %% lerp, wrong: θ and 1 − θ exchanged
 @triton.jit
-def move_kernel(p_h, p_x, p_out, theta, n, BLOCK: tl.constexpr):
+def move_kernel(p_h, p_v, p_out, theta, n, BLOCK: tl.constexpr):
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     b_h = tl.load(p_h + o, mask=o < n, other=0.0)
-    b_x = tl.load(p_x + o, mask=o < n, other=0.0)
-    tl.store(p_out + o, theta * b_h + (1 - theta) * b_x, mask=o < n)
+    b_v = tl.load(p_v + o, mask=o < n, other=0.0)
+    tl.store(p_out + o, theta * b_h + (1 - theta) * b_v, mask=o < n)
 
 
 # %% rms, right: what is masked is replaced after the load

@@ -69,30 +69,30 @@ def sparse_affinity(logits, K):
 
 
 # %% place, right: a tile that counts, with sums
-def place_in_run(slot):
-    keep = torch.cat([torch.zeros(1), (slot[1:] == slot[:-1]).float()])
-    return decay(keep) @ torch.ones(len(slot))
+def place_in_segment(slot):
+    decays = torch.cat([torch.zeros(1), (slot[1:] == slot[:-1]).float()])
+    return decay(decays) @ torch.ones(len(slot))
 
 
 # %% place, right: less the place of the run's first pair
-def place_in_run(slot):
+def place_in_segment(slot):
     places = torch.arange(len(slot))
     begins = torch.cat([torch.tensor([True]), slot.diff() != 0])
     return places + 1 - (places * begins).cummax(0).values
 
 
 # %% place, right: by search
-def place_in_run(slot):
+def place_in_segment(slot):
     return torch.arange(1, len(slot) + 1) - torch.searchsorted(slot, slot)
 
 
 # %% place, right: equal slots up to each pair
-def place_in_run(slot):
+def place_in_segment(slot):
     return (slot[:, None] == slot).tril().sum(1)
 
 
 # %% place, wrong: a loop over pairs
-def place_in_run(slot):
+def place_in_segment(slot):
     places = []
     for e, i in enumerate(slot.tolist()):
         places.append(places[-1] + 1 if e and i == slot[e - 1] else 1)
@@ -100,39 +100,39 @@ def place_in_run(slot):
 
 
 # %% place, wrong: a loop over runs
-def place_in_run(slot):
+def place_in_segment(slot):
     return torch.cat([torch.arange(1, n + 1) for n in slot.unique_consecutive(return_counts=True)[1].tolist()])
 
 
 # %% place, wrong: the loop of the notebook
-def place_in_run(slot):
-    keep = torch.ones(len(slot))
-    keep[0], keep[1:] = 0, (slot.diff() == 0).float()
-    return scan(keep, torch.ones(len(slot), 1))[:, 0]
+def place_in_segment(slot):
+    decays = torch.ones(len(slot))
+    decays[0], decays[1:] = 0, (slot.diff() == 0).float()
+    return scan(decays, torch.ones(len(slot), 1))[:, 0]
 
 
 # %% place, wrong: counted from 0
-def place_in_run(slot):
+def place_in_segment(slot):
     return torch.arange(len(slot)) - torch.searchsorted(slot, slot)
 
 
 # %% place, wrong: never begun again
-def place_in_run(slot):
+def place_in_segment(slot):
     return decay(torch.ones(len(slot))).sum(-1)
 
 
 # %% place, wrong: how many pairs the run has
-def place_in_run(slot):
+def place_in_segment(slot):
     return slot.bincount()[slot]
 
 
 # %% initial, right: slot by slot where a run begins
 def with_initial_state(theta, value, first, before):
-    keep, offer = 1 - theta, theta[:, None] * value
+    decays, written = 1 - theta, theta[:, None] * value
     for e in first.nonzero().flatten().tolist():
-        offer[e] += keep[e] * before[e]
-        keep[e] = 0
-    return keep, offer
+        written[e] += decays[e] * before[e]
+        decays[e] = 0
+    return decays, written
 
 
 # %% initial, right: with torch.where
@@ -144,8 +144,8 @@ def with_initial_state(theta, value, first, before):
 # %% initial, right: with products
 def with_initial_state(theta, value, first, before):
     begins = first.float()
-    offer = theta[:, None] * value + (begins * (1 - theta))[:, None] * before
-    return (1 - begins) * (1 - theta), offer
+    written = theta[:, None] * value + (begins * (1 - theta))[:, None] * before
+    return (1 - begins) * (1 - theta), written
 
 
 # %% initial, wrong: slots that start at 0
