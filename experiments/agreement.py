@@ -80,7 +80,7 @@ def results(memory: Callable, inputs: Inputs) -> list[Tensor]:
     })  # fmt: skip
     y, state = memory(*inputs.arguments())
     weighted = [(v.double() * torch.linspace(-1, 1, v.numel(), device=v.device).view_as(v)).sum() for v in (y, state)]
-    return [y.detach(), state.detach(), *torch.autograd.grad(sum(weighted), inputs.leaves())]
+    return [y.detach(), state.detach(), *torch.autograd.grad(torch.stack(weighted).sum(), inputs.leaves())]
 
 
 def errors(got: list[Tensor], want: list[Tensor]) -> tuple[float, float]:

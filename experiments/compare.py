@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
     what: str
     function: str
-    arguments: list[Tensor | int]  # with gradients of y for those that require one
+    arguments: Sequence[Tensor | int]  # with gradients of y for those that require one
     backends: tuple[str, ...] = ()  # names that one backend has had; none: the function has no such option
     calls: int = 1  # that are timed as one, for what takes microseconds
 
@@ -87,6 +87,7 @@ class Side:
         environment = os.environ | {"PYTHONPATH": str(tree)}
         # -P: the folder of the worker, full of names like "settings", stays off the path.
         command = [sys.executable, "-X", "utf8", "-P", str(WORKER), str(tree)]
+        self.tree = tree
         self.process = subprocess.Popen(
             command, cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
         )
@@ -99,6 +100,7 @@ class Side:
         self.process.communicate()
 
     def ask(self, request: dict | str) -> dict:
+        assert self.process.stdin and self.process.stdout
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
@@ -106,7 +108,7 @@ class Side:
         except BrokenPipeError:
             answer = ""
         if not answer:
-            raise UsageError(f"the worker on {self.process.args[-1]} has ended; what it said is above")
+            raise UsageError(f"the worker on {self.tree} has ended; what it said is above")
         return json.loads(answer)
 
 
@@ -130,7 +132,8 @@ def compare(case: Case, base: Side, here: Side, path: Path) -> Row:
         for name in sorted(sides, reverse=turn % 2 == 1):  # neither is always the second
             times[name].append(sides[name].ask("go")["seconds"])
     ratios = tuple(b / h for b, h in zip(times["base"], times["here"], strict=True))
-    return Row(case.what, *(statistics.median(found) for found in times.values()), ratios)
+    base_time, here_time = (statistics.median(found) for found in times.values())
+    return Row(case.what, base_time, here_time, ratios)
 
 
 def verdict(ratios: tuple[float, ...]) -> str:

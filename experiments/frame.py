@@ -7,6 +7,7 @@ standard library only: speed_gpu runs on machines that have little else.
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -91,7 +92,7 @@ class Run:
 def main(experiment: Experiment, arguments: list[str]) -> int:
     """Run the command of one experiment: 0, or 1 (problems), 2 (unusable input), 130 (Ctrl-C)."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's lacks it
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
     options = _parser(experiment).parse_args(arguments)
     try:
@@ -289,7 +290,7 @@ def _mark_of(path: Path) -> str | None:
     from PIL import Image
 
     with Image.open(path) as picture:
-        return picture.text.get("Source")
+        return picture.info.get("Source")
 
 
 # --- clocks ----------------------------------------------------------------------------------------------------

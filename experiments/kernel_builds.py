@@ -183,13 +183,15 @@ def launched(name: str, target: str) -> list[dict]:
 
     from experiments import launches
 
-    driver.set_active(_NoDevice(target))
+    driver.set_active(_NoDevice(target))  # pyright: ignore[reportArgumentType]
     rows = {}
     for function, *sizes in CALLS[name]:
         for launch in launches.launches(lambda: getattr(launches, function)(*sizes)):  # noqa: B023
             where = f"{function} {tuple(sizes)}"
-            row = {"kernel": launch.name, "configuration": where, "variant": name, "target": target}
-            row["default"] = name != "sizes above 2^31"  # 64-bit offsets may cost registers
+            default = name != "sizes above 2^31"  # 64-bit offsets may cost registers
+            row = {
+                "kernel": launch.name, "configuration": where, "variant": name, "target": target, "default": default
+            }  # fmt: skip
             try:
                 code = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
             except Exception as e:
@@ -241,7 +243,8 @@ def _registers(asm) -> dict[str, int]:
         text, patterns = asm["amdgcn"], (r"\.vgpr_count:\s*(\d+)", r"\.private_segment_fixed_size:\s*(\d+)")
     else:
         text, patterns = _resource_usage(asm["cubin"]), (r"REG:(\d+)", r"STACK:(\d+)")
-    return {key: int(re.search(p, text)[1]) for key, p in zip(("registers", "spilled"), patterns, strict=True)}
+    found = [re.findall(pattern, text)[0] for pattern in patterns]
+    return {key: int(number) for key, number in zip(("registers", "spilled"), found, strict=True)}
 
 
 def _resource_usage(cubin: bytes) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import torch
+import triton
 from torch import Tensor
 
 from fast.kernels import dense as dense_kernels
@@ -17,7 +18,7 @@ EPS = 1e-6
 
 
 class Launch(NamedTuple):
-    kernel: object
+    kernel: triton.JITFunction
     grid: tuple[int, ...]
     args: tuple
     options: dict
@@ -40,7 +41,8 @@ class _Recorder:
 
 def launches(call: Callable[[], object]) -> list[Launch]:
     """The launches of a call, none of which takes place."""
-    found, current = [], [None]
+    found: list[Launch] = []
+    current: list[torch.device | None] = [None]
 
     @contextmanager
     def device_of(tensor: Tensor) -> Iterator[None]:
@@ -55,7 +57,8 @@ def launches(call: Callable[[], object]) -> list[Launch]:
         stack.enter_context(mock.patch.object(torch.cuda, "device_of", device_of))
         for module in MODULES:
             kernels = {n: _Recorder(v, take) for n, v in vars(module).items() if n.endswith("_kernel")}
-            stack.enter_context(mock.patch.multiple(module, **kernels))
+            for name, recorder in kernels.items():
+                stack.enter_context(mock.patch.object(module, name, recorder))
         call()
     return found
 

@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
     steps: int
     context: int
     windows: int | None  # None: all there are
-    base: dict[str, object]  # what a variant changes
+    base: dict  # what a variant changes
 
 
 BASE = {"mixer": "fm-sparse", "num_slots": 32, "top_k": 8, "temperature": 0.5}

@@ -77,9 +77,7 @@ def memory(form: str, slots: int, function: Callable | None = None, **options) -
     if form == "dense":
         return partial(function or dense_kernels.factorization_memory, **options)
     function = partial(function or sparse_kernels.sparse_factorization_memory, check_values=False, **options)
-    return lambda theta, phi, value, chosen, state=None, **more: function(
-        theta, phi, chosen, value, slots, state, **more
-    )
+    return lambda theta, phi, value, at, state=None, **more: function(theta, phi, at, value, slots, state, **more)
 
 
 def run(call: Callable, values: list[Tensor]) -> list[Tensor]:
@@ -325,17 +323,19 @@ def decode(form: str, batch: int, slots: int, top_k: int, width: int, **options)
 def decode_of_mamba2(batch: int, slots: int, width: int, head: int = 64) -> dict:
     """Mamba-2's own kernel at equal state: width / 64 heads of 64 columns, as many states as there are slots."""
     try:
-        from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+        from mamba_ssm.ops.triton.selective_state_update import (  # pyright: ignore[reportMissingImports]
+            selective_state_update,
+        )
     except ImportError as error:
         return {"absent": str(error)}
     heads = width // head
     state = [torch.zeros(batch, heads, head, slots, device=DEVICE) for _ in range(2)]
-    value = torch.randn(batch, heads, head, device=DEVICE, dtype=torch.bfloat16)
+    x = torch.randn(batch, heads, head, device=DEVICE, dtype=torch.bfloat16)
     dt, a, d = (torch.rand(n, heads, 1, device=DEVICE) for n in (batch, 1, 1))
     dt, a, d = dt.expand(-1, -1, head), (-a[0, :, :, None]).expand(-1, head, slots), d[0].expand(-1, head)
     b, c = torch.randn(2, batch, 1, slots, device=DEVICE, dtype=torch.bfloat16)
     bias = torch.zeros(heads, 1, device=DEVICE).expand(-1, head)
-    step = partial(selective_state_update, value=value, dt=dt, A=a, B=b, C=c, D=d, dt_bias=bias, dt_softplus=True)
+    step = partial(selective_state_update, x=x, dt=dt, A=a, B=b, C=c, D=d, dt_bias=bias, dt_softplus=True)
     took = milliseconds([partial(step, v) for v in state])
     return {"ms": took, "host ms": host_milliseconds(partial(step, state[0])),
             "GB/s": 8e-6 * batch * slots * width / took}  # fmt: skip
@@ -360,8 +360,8 @@ def speed(form: str, batch: int, tokens: int, slots: int, width: int) -> dict:
         attention = partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True)
         return timed(lambda seed: random(seed, *[shape] * 3), attention)
     try:
-        from fla.ops.gla import chunk_gla
-        from fla.ops.gsa import chunk_gsa
+        from fla.ops.gla import chunk_gla  # pyright: ignore[reportMissingImports]
+        from fla.ops.gsa import chunk_gsa  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         return {"absent": str(error)}
 
@@ -597,7 +597,7 @@ def healthy() -> bool:
 
 def say(row: dict) -> None:
     state = "absent" if "absent" in row else "FAILED" if "failed" in row else ""
-    state = state or {True: "ok", False: "WRONG"}.get(row.get("passed"), "")
+    state = state or {True: "ok", False: "WRONG", None: ""}[row.get("passed")]
     detail = row.get("absent") or row.get("failed", {}).get("exception", "").partition("\n")[0]
     names = " ".join(str(v) if k in ("what", "form") else f"{k} {v}" for k, v in row.items() if isinstance(v, int | str)
                      and k not in ("part", "passed", "absent"))  # fmt: skip

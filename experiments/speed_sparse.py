@@ -62,7 +62,7 @@ def grid_rows(sizes: Sizes, rounds: int) -> list[dict]:
     rows = []
     for num_slots in sizes.slots:
         for top_k in per_token(num_slots):
-            row = {"M": num_slots, "K": top_k} | measure_forms(sizes, num_slots, top_k, rounds)
+            row: dict = {"M": num_slots, "K": top_k} | measure_forms(sizes, num_slots, top_k, rounds)
             auto = "scan" if scan_is_cheaper(top_k, num_slots) else "chunked"
             best = min(row[f"{form} both"] for form in BACKENDS)
             row |= {"auto": auto, "auto behind": row[f"{auto} both"] / best - 1}
@@ -159,7 +159,9 @@ def skew_rows(sizes: Sizes, rounds: int) -> list[dict]:
     """The same number of pairs, ever more of them in the same few slots."""
     rows = []
     for skew in (0.0, 1.0, 2.0):
-        longest = int(inputs(sizes, 128, 4, skew).slots.flatten().bincount().max())
+        slots = inputs(sizes, 128, 4, skew).slots
+        assert slots is not None
+        longest = int(slots.flatten().bincount().max())
         share = longest / sizes.tokens
         row = {"M": 128, "K": 4, "Zipf exponent": skew, "most used slot": share}
         row |= {"scan both": measure_forms(sizes, 128, 4, rounds, skew)["scan both"]} | chains(sizes, 128, 4, longest)
@@ -200,6 +202,7 @@ def decode(sizes: Sizes, num_slots: int, top_k: int) -> Callable[[], object]:
 
 def step_arguments(sizes: Sizes, num_slots: int, top_k: int) -> list[torch.Tensor]:
     token = inputs(sizes, num_slots, top_k).at(0)
+    assert token.slots is not None
     return [token.theta, token.phi, token.slots, token.value, torch.zeros(1, num_slots, sizes.width)]
 
 
@@ -257,7 +260,7 @@ def draw(result: dict, path: Path) -> None:
 
 def measure(run: Run) -> dict:
     sizes, rounds = TINY if run.tiny else FULL, 1 if run.tiny else run.options.rounds
-    result = {"about": frame.about(B=1, T=sizes.tokens, D=sizes.width, rounds=rounds)}
+    result: dict = {"about": frame.about(B=1, T=sizes.tokens, D=sizes.width, rounds=rounds)}
     print(*(f"{name}: {value}" for name, value in result["about"].items()), sep="\n")
     for name, rows in (("grid", grid_rows), ("skew", skew_rows), ("decode", decode_rows), ("training", training_rows)):
         result[name] = rows(sizes, rounds)

@@ -17,6 +17,7 @@ def floating(sizes: dict[str, int], /, **arguments: tuple[Tensor | None, str]) -
     {'M': 5, 'B': 2, 'D': 4}
     """
     first, (like, _) = next(iter(arguments.items()))
+    assert like is not None
     for name, (tensor, letters) in arguments.items():
         if tensor is None and name in OPTIONAL:
             continue
@@ -82,16 +83,16 @@ def _slot_count(sizes: dict[str, int]) -> None:
 
 
 def _shape(name: str, tensor: Tensor, letters: str, sizes: dict[str, int]) -> None:
-    letters, got = letters.split(), [*tensor.shape]
-    known = [sizes.get(letter, letter) for letter in letters]
-    if len(got) != len(known) or any(k not in (letter, g) for k, g, letter in zip(known, got, letters, strict=True)):
-        needs = f"[{', '.join(letters)}]"
-        if known != letters:
+    names, got = letters.split(), [*tensor.shape]
+    known = [sizes.get(letter, letter) for letter in names]
+    if len(got) != len(known) or any(k not in (letter, g) for k, g, letter in zip(known, got, names, strict=True)):
+        needs = f"[{', '.join(names)}]"
+        if known != names:
             needs += f" = [{', '.join(map(str, known))}]"
         raise ValueError(f"{name} must have shape {needs}, got {got}")
-    sizes.update(zip(letters, got, strict=True))
+    sizes.update(zip(names, got, strict=True))
     for letter in "DKM":
-        if letter in letters and not sizes[letter]:
+        if letter in names and not sizes[letter]:
             raise ValueError(f"{name} must have {letter} of at least 1, got {got}")
 
 

@@ -37,8 +37,8 @@ def factorization_memory(
         state = value.new_zeros(len(value), theta.shape[-1], value.shape[-1])
     ys = [value[:, :0]]
     for begin in range(0, value.shape[1], chunk_length):
-        tokens = (v[:, begin : begin + chunk_length] for v in (theta, phi, value))
-        y, state = chunk(*tokens, state, eps=eps)
+        at = slice(begin, begin + chunk_length)
+        y, state = chunk(theta[:, at], phi[:, at], value[:, at], state, eps=eps)
         ys.append(y)
     return torch.cat(ys, 1), state
 

@@ -69,7 +69,7 @@ def mamba2(
     (tensor([1.0000, 1.5000, 1.7500]), tensor([1.7500]))
     """
     _check("B T", x, dt, A, B, C, D, initial_state=initial_state)
-    state = _start(initial_state, x, dt, A, B, C, D)
+    state = _start(initial_state, x, B, dt, A, C, D)
     ys = []
     for t in range(x.shape[1]):
         y, state = _step(x[:, t], dt[:, t], A, B[:, t], C[:, t], D, state)
@@ -77,12 +77,11 @@ def mamba2(
     return (torch.stack(ys, 1) if ys else torch.empty_like(x)), state
 
 
-def _start(initial_state: Tensor | None, x: Tensor, *others: Tensor | None) -> Tensor:
+def _start(initial_state: Tensor | None, x: Tensor, B: Tensor, *others: Tensor | None) -> Tensor:
     """The state before the first token, in float32 or, if anything is float64, in float64."""
     batch, _, heads, width = x.shape
-    B = others[2]
     state = initial_state if initial_state is not None else x.new_zeros(batch, heads, B.shape[-1], width)
-    wide = any(v is not None and v.dtype == torch.float64 for v in (x, *others, state))
+    wide = any(v is not None and v.dtype == torch.float64 for v in (x, B, *others, state))
     return state.to(torch.float64 if wide else torch.float32)
 
 
