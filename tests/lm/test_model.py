@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.model import DOCUMENT_MARK, OPTIONS, Config, LanguageModel, mixers_with
+from layers import MIXERS, AttentionConfig, DenseConfig, SparseConfig, mixers_with
+from lm.model import BLOCK_FIELDS, DOCUMENT_MARK, Config, LanguageModel
 
-MIXERS = ["fm", "fm-sparse", "mamba2", "transformer"]
 SMALL = {"d_model": 16, "num_layers": 2, "mlp_width": 12, "num_slots": 6, "top_k": 2, "head_width": 8, "state_width": 4}
 
 
@@ -133,42 +133,15 @@ def test_a_fresh_model_trains_at_the_full_rate_from_the_first_step(mixer):
     assert max(losses) < 1.02 * losses[0] and losses[-1] < losses[0] / 2, losses
 
 
-@pytest.mark.parametrize("mixer", ["fm", "fm-sparse"])
-def test_slot_activity(mixer):
-    model, tokens = make(mixer), some_tokens()
-    layers = model.slot_activity(tokens)
-    assert len(layers) == 2
-    for affinity, theta, phi in layers:
-        assert affinity.shape == theta.shape == phi.shape == (2, 25, 6)
-        assert torch.allclose(affinity.sum(-1), torch.ones(2, 25, dtype=torch.float64))
-        assert ((theta > 0).sum(-1) == (2 if mixer == "fm-sparse" else 6)).all()
-        assert ((theta > 0) == (phi > 0)).all()
-
-
-def test_slot_activity_is_what_the_memory_was_given(monkeypatch):
-    import fast
-
-    model, tokens, seen = make("fm"), some_tokens(), []
-    original = fast.factorization_memory
-    monkeypatch.setattr(fast, "factorization_memory", lambda *a, **k: seen.append(a) or original(*a, **k))
-    model(tokens)
-    for (theta, phi, *_), activity in zip(seen[:2], model.slot_activity(tokens), strict=True):
-        assert error(activity.theta, theta) < 1e-12 and error(activity.phi, phi) < 1e-12
-
-
-def test_slot_activity_needs_slots():
-    with pytest.raises(ValueError, match=r"slot_activity needs .* fm or fm-sparse, got 'mamba2'"):
-        make("mamba2").slot_activity(some_tokens())
-
-
 def test_document_mark_is_a_token():
     logits, _ = make("fm-sparse")(torch.tensor([[DOCUMENT_MARK]]))
     assert logits.shape == (1, 1, 257)
 
 
 def test_config_is_json_and_frozen():
-    config = Config(mixer="fm", rates="slot", d_model=64)
-    assert Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    config = Config.of("fm", rates="slot", d_model=64)
+    assert Config.of(**json.loads(json.dumps(config.as_dict()))) == config
+    assert config == Config("fm", 64, options=DenseConfig(32, rates="slot", expansion=2, conv=4, gate=True))
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.d_model = 3
 
@@ -192,21 +165,36 @@ def test_config_is_json_and_frozen():
 )
 def test_config_errors(options, message):
     with pytest.raises(ValueError, match=message):
-        LanguageModel(Config(**options))(torch.zeros(1, 2, dtype=torch.int64))
+        LanguageModel(Config.of(**options))(torch.zeros(1, 2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_an_option_that_the_mixer_lacks_is_refused(mixer):
     """Even at the value that another mixer has by default. None stands for an option that was not given."""
-    lacking = {name: mixers_with(name) for options in OPTIONS.values() for name in options}
-    lacking = {name: mixers for name, mixers in lacking.items() if mixer not in mixers}
-    assert lacking or mixer == "fm-sparse"
+    names = {field.name for row in MIXERS.values() for field in dataclasses.fields(row.config)}
+    lacking = {name: having for name in names if mixer not in (having := mixers_with(name))}
+    assert lacking
     for name, mixers in lacking.items():
-        value = getattr(Config(mixers[0]), name)
+        value = getattr(Config(mixers[0]).options, name)
+        value = 1 if value is None else value
         with pytest.raises(ValueError, match=f"^{name} is an option of {' or '.join(mixers)}, not of {mixer}, got"):
-            Config(mixer, **{name: value})
-        assert getattr(Config(mixer, **{name: None}), name) is None
-        assert Config.lenient(mixer, **{name: value}) == Config(mixer)
+            Config.of(mixer, **{name: value})
+        assert Config.of(mixer, **{name: None}) == Config.lenient(mixer, **{name: value}) == Config(mixer)
+
+
+def test_options_of_another_mixer_and_unknown_names_are_refused():
+    with pytest.raises(TypeError, match="options of fm must be of type DenseConfig, got AttentionConfig"):
+        Config("fm", options=AttentionConfig())
+    with pytest.raises(TypeError, match="options of fm must be of type DenseConfig, got SparseConfig"):
+        Config("fm", options=SparseConfig())
+    with pytest.raises(TypeError, match="gates is no field of Config and no option of a mixer, got 3"):
+        Config.of("fm", gates=3)
+
+
+def test_no_option_of_a_mixer_is_named_like_a_field_of_the_blocks():
+    """They stand side by side in JSON and on the command line."""
+    own = {field.name for row in MIXERS.values() for field in dataclasses.fields(row.config)}
+    assert not own & {"mixer", *BLOCK_FIELDS}
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -215,22 +203,23 @@ def test_every_option_of_a_mixer_reaches_its_layer(mixer):
     other = {
         "expansion": 3, "conv": 2, "num_slots": 12, "temperature": 0.5, "rates": "slot", "gate": False,
         "router_noise": 0.5, "balance": 0.5, "backend": "chunked", "top_k": 3, "head_width": 16, "state_width": 5,
-        "eps": 0.5, "d_model": 64,
+        "eps": 0.5, "d_model": 64, "num_groups": 2,
     }  # fmt: skip
 
     def described(**options):
-        layer = Config(mixer, **options).make_mixer()
+        layer = Config.of(mixer, **options).make_mixer()
         plain = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
         return plain, [(name, p.shape) for name, p in layer.named_parameters()]
 
-    names = {*OPTIONS[mixer], "d_model"} | ({"eps"} if mixer != "transformer" else set())
+    names = {field.name for field in dataclasses.fields(MIXERS[mixer].config)} - {"slot_width"} | {"d_model"}
+    names |= {"eps"} if mixer != "transformer" else set()
     for name in names:
         assert described(**{name: other[name]}) != described(), name
 
 
 def test_a_sparse_model_keeps_a_quarter_of_its_slots_where_nothing_else_is_said():
-    kept = {slots: Config(num_slots=slots).top_k for slots in (1, 3, 4, 32, 130)}
-    assert kept == {1: 1, 3: 1, 4: 1, 32: 8, 130: 32} and Config(num_slots=4, top_k=4).top_k == 4
+    kept = {slots: Config.of(num_slots=slots).options.top_k for slots in (1, 3, 4, 32, 130)}
+    assert kept == {1: 1, 3: 1, 4: 1, 32: 8, 130: 32} and Config.of(num_slots=4, top_k=4).options.top_k == 4
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
