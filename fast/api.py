@@ -1,5 +1,6 @@
 """The six public functions: check what was given, choose a backend, call it."""
 
+import torch
 from torch import Tensor
 
 from fast import operators, validation
