@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layers import MIXERS, AttentionConfig, DenseConfig, SparseConfig, mixers_with
+from layers.options import option_of
 from lm.model import BLOCK_FIELDS, DOCUMENT_MARK, Config, LanguageModel
 
 SMALL = {"d_model": 16, "num_layers": 2, "mlp_width": 12, "num_slots": 6, "top_k": 2, "head_width": 8, "state_width": 4}
@@ -149,7 +150,7 @@ def test_config_is_json_and_frozen():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"mixer": "lstm"}, "mixer must be one of fm, fm-sparse, mamba2, transformer, got 'lstm'"),
+        ({"mixer": "lstm"}, f"mixer must be one of {', '.join(MIXERS)}, got 'lstm'"),
         ({"d_model": 0}, "d_model must be a positive integer, got 0"),
         ({"num_layers": -1}, "num_layers must be a positive integer, got -1"),
         ({"mlp_width": 0}, "mlp_width must be a positive integer, got 0"),
@@ -171,7 +172,7 @@ def test_config_errors(options, message):
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_an_option_that_the_mixer_lacks_is_refused(mixer):
     """Even at the value that another mixer has by default. None stands for an option that was not given."""
-    names = {field.name for row in MIXERS.values() for field in dataclasses.fields(row.config)}
+    names = {field.name for mixer in MIXERS for field in fields_of(mixer)}
     lacking = {name: having for name in names if mixer not in (having := mixers_with(name))}
     assert lacking
     for name, mixers in lacking.items():
@@ -193,28 +194,38 @@ def test_options_of_another_mixer_and_unknown_names_are_refused():
 
 def test_no_option_of_a_mixer_is_named_like_a_field_of_the_blocks():
     """They stand side by side in JSON and on the command line."""
-    own = {field.name for row in MIXERS.values() for field in dataclasses.fields(row.config)}
+    own = {field.name for mixer in MIXERS for field in fields_of(mixer)}
     assert not own & {"mixer", *BLOCK_FIELDS}
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_option_of_a_mixer_reaches_its_layer(mixer):
     """An option that changes nothing of the layer would be one that is ignored."""
-    other = {
-        "expansion": 3, "conv": 2, "num_slots": 12, "temperature": 0.5, "rates": "slot", "gate": False,
-        "router_noise": 0.5, "balance": 0.5, "backend": "chunked", "top_k": 3, "head_width": 16, "state_width": 5,
-        "eps": 0.5, "d_model": 64, "num_groups": 2,
-    }  # fmt: skip
 
     def described(**options):
         layer = Config.of(mixer, **options).make_mixer()
         plain = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
         return plain, [(name, p.shape) for name, p in layer.named_parameters()]
 
-    names = {field.name for field in dataclasses.fields(MIXERS[mixer].config)} - {"slot_width"} | {"d_model"}
-    names |= {"eps"} if mixer != "transformer" else set()
-    for name in names:
-        assert described(**{name: other[name]}) != described(), name
+    given = {field.name: another(field, getattr(Config(mixer).options, field.name)) for field in fields_of(mixer)}
+    given |= {"d_model": 64} | ({"eps": 0.5} if mixer != "transformer" else {})  # attention has no norm
+    for name, value in given.items():
+        if value is not None:
+            assert described(**{name: value}) != described(), name
+
+
+def fields_of(mixer):
+    return dataclasses.fields(MIXERS[mixer].config)
+
+
+def another(field, default):
+    """A legal value that is not the default; None for what has no default of its own."""
+    option = option_of(field)
+    if option is not None and option.choices:
+        return next(choice for choice in option.choices if choice != default)
+    if default is None or isinstance(default, bool):
+        return None if default is None else not default
+    return default + 0.25 if isinstance(default, float) else 2 * default
 
 
 def test_a_sparse_model_keeps_a_quarter_of_its_slots_where_nothing_else_is_said():
