@@ -9,18 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from experiments import agreement, frame, length, slots
 from experiments.frame import Experiment, Run, UsageError
-from lm import checkpoint, plots
+from lm import checkpoint, plots, pretrained
 from lm.checkpoint import CheckpointError
 from lm.data import Corpus, DataError, read_corpus, reference_lines, sample_batch
-from lm.evaluate import Buckets, bucket_edges, file_windows, loss_sums, summarise, table
+from lm.evaluate import Evaluation, Windows, bucket_edges, evaluate, file_windows, positions, summarise, table
 from lm.generate import Report, generate, printable
 from lm.machine import versions
 from lm.model import VOCABULARY, Config, LanguageModel
-from lm.train import Settings, optimizer_for, train, update
+from lm.run import Buckets, Point, Settings
+from lm.train import optimizer_for, train, update
 
 SHOWN = slots.MODEL  # the model whose slots are drawn, that writes the sample and is trained
 TIMES_LONGER, PER_FILE = 8, 2  # how far past the training length models are tried, on how many windows of a file
@@ -38,54 +38,54 @@ def measure(run: Run) -> dict:
         bundled = length.comparable(length.load())
         window = next(iter(bundled.values()))["window"]
         longer, per_file = (1, 1) if run.tiny else (TIMES_LONGER, PER_FILE)
-        windows, paths = file_windows(corpus, "test", longer * window, per_file)  # fails early if at all
+        windows = file_windows(corpus, "test", longer * window, per_file)  # fails early if at all
         checkpoint.writable(run.folder)
-        models = {name: checkpoint.read_model(checkpoint.PUBLISHED / name, device) for name in bundled}
-    about = frame.about(corpus.description(), seed=options.seed)
+        models = {name: pretrained.load(name, device)[1] for name in bundled}
+    about = frame.about(asdict(corpus.description()), seed=options.seed)
     print(", ".join(f"{name} {value}" for name, value in about.items() if name != "corpus"), flush=True)
     checks = agreement.check(device, agreement.TINY if run.tiny else agreement.SHAPE)
     print(f"\n{corpus.summary()}\n{_origin()}", flush=True)
-    lengths = compare_lengths(models, windows, paths, reference_lines(corpus.text("test")), window, run.folder)
+    lengths = compare_lengths(models, windows, reference_lines(corpus.text("test")), window, run.folder)
     layers, part, tokens, layer = slots.excerpt(models[SHOWN], slots.longest(corpus))
     plots.draw_slots(part, tokens, run.folder / "slots.png", layer=layer)
-    plots.draw_slot_use(layers, run.folder / "slot_use.png", top_k=models[SHOWN].config.top_k)
+    plots.draw_slot_use(layers, run.folder / "slot_use.png", top_k=models[SHOWN].config.options.top_k)
     print_sample(models[SHOWN], options.seed, 20 if run.tiny else 400)
-    config, seconds = (Config(mixer=SHOWN, **TINY_MODEL), 0.1) if run.tiny else (Config(mixer=SHOWN), options.seconds)
+    config, seconds = (Config.of(SHOWN, **TINY_MODEL), 0.1) if run.tiny else (Config(mixer=SHOWN), options.seconds)
     settings, history = train_from_scratch(config, corpus, seconds, options.seed, device, trained, options.text)
     print(f"\n{run.folder} holds slots.png, slot_use.png, length.png, and the run, which goes on from a prompt:")
     print(f"python -m lm generate {trained} --prompt 'class Tree:'")
     return {
         "about": about | {"versions": versions(), "settings": asdict(settings)},
-        "rows": checks, "lengths": lengths, "history": history,
+        "rows": checks, "lengths": lengths, "history": [asdict(point) for point in history],
     }  # fmt: skip
 
 
 def compare_lengths(
-    models: dict[str, LanguageModel], windows: Tensor, paths: list[str], references: dict[str, float], length: int,
-    folder: Path,
-) -> dict:  # fmt: skip
+    models: dict[str, LanguageModel], windows: Windows, references: dict[str, float], length: int, folder: Path
+) -> dict:
     """Loss by position up to some times the training length: table, verdicts and length.png."""
-    context = windows.shape[1] - 1
-    edges = bucket_edges(context)
-    sums, emptied = {}, {}
+    context = windows.tokens.shape[1] - 1
+    found: dict[str, Evaluation] = {}
     for mixer, model in models.items():
-        sums[mixer] = loss_sums(model, windows, length, label=f"{plots.NAMES[mixer]} by position")
-        emptied[mixer] = loss_sums(model, windows, length, reset=True, label=f"{plots.NAMES[mixer]}, emptied")
-    carried, reset = ({mixer: summarise(part[mixer], paths, edges) for mixer in models} for part in (sums, emptied))
+        found[mixer] = evaluate(model, windows, length, reset=True, label=f"{plots.NAMES[mixer]} by position")
+    stateful, reset = ({mixer: getattr(found[mixer], part) for mixer in models} for part in ("stateful", "reset"))
     others = [mixer for mixer in models if mixer != SHOWN]
-    difference = {mixer: summarise(sums[SHOWN] - sums[mixer], paths, edges) for mixer in others}
-    files = f"{carried[SHOWN].windows} windows of {carried[SHOWN].files} files not trained on"
+    difference = {
+        mixer: summarise(found[SHOWN].sums - found[mixer].sums, windows.paths, bucket_edges(context))
+        for mixer in others
+    }
+    files = f"{stateful[SHOWN].windows} windows of {stateful[SHOWN].files} files not trained on"
     print(f"\nBits per byte by position (95 % interval over files; {files}):")
-    print(table({plots.NAMES[mixer]: carried[mixer] for mixer in models}, length))
-    print(f"state emptied every {length} bytes, last row: " + ", ".join(
+    print(table({plots.NAMES[mixer]: stateful[mixer] for mixer in models}, length))
+    print(f"state reset every {length} bytes, last row: " + ", ".join(
         f"{plots.NAMES[mixer]} {reset[mixer].mean[-1]:.2f}" for mixer in models))  # fmt: skip
     print("for comparison: " + ", ".join(f"{name} {bits:.2f}" for name, bits in references.items()))
     for mixer in others:
         for last in sorted({length, context}):
             print(verdict(difference[mixer], (SHOWN, mixer), last))
     print("(one seed, the same tokens and settings for all; only the Transformer has no convolution over bytes)")
-    plots.draw_lengths(carried, folder / "length.png", train_length=length, reset=reset, references=references)
-    parts = {"carried": carried, "reset": reset}
+    plots.draw_lengths(stateful, folder / "length.png", train_length=length, reset=reset, references=references)
+    parts = {"stateful": stateful, "reset": reset}
     parts["difference"] = {f"{SHOWN} - {mixer}": difference[mixer] for mixer in others}
     return {part: {name: asdict(buckets) for name, buckets in of.items()} for part, of in parts.items()} | {
         "references": references
@@ -95,7 +95,7 @@ def compare_lengths(
 def verdict(difference: Buckets, mixers: tuple[str, str], last: int) -> str:
     """Which of two mixers is ahead in the bucket that ends at `last`, from the loss of the first less the other's."""
     k = difference.last.index(last)
-    where = plots.positions(difference.first[k], last)
+    where = positions(difference.first[k], last)
     ahead, behind = (plots.NAMES[mixer] for mixer in (mixers if difference.mean[k] < 0 else mixers[::-1]))
     low, high = sorted(abs(v) for v in (difference.low[k], difference.high[k]))
     if difference.low[k] < 0 < difference.high[k]:
@@ -115,12 +115,12 @@ def print_sample(model: LanguageModel, seed: int, length: int) -> None:
 
 def train_from_scratch(
     config: Config, corpus: Corpus, seconds: float, seed: int, device: str, folder: Path, text: str | None
-) -> tuple[Settings, list[dict]]:
+) -> tuple[Settings, tuple[Point, ...]]:
     """Train for so long, more or less: the settings, and what the loss was on the way."""
     settings = calibrate(config, corpus, seconds, seed, device)
     train(config, settings, corpus, folder, text=text, overwrite=True, device=device, label="training")
-    history = checkpoint.read_record(checkpoint.latest(folder))["history"]
-    losses = ", ".join(f"{row['held_out']:.2f} after {row['tokens'] / 1e6:.2f} MB" for row in history)
+    history = checkpoint.read_run(checkpoint.latest(folder)).history
+    losses = ", ".join(f"{point.held_out:.2f} after {point.tokens / 1e6:.2f} MB" for point in history)
     print(f"bits per byte held out: {losses} (knowing nothing is {math.log2(VOCABULARY):.2f})")
     return settings, history
 
@@ -145,10 +145,9 @@ def calibrate(config: Config, corpus: Corpus, seconds: float, seed: int, device:
 
 def _origin() -> str:
     """What the bundled models were trained on."""
-    record = checkpoint.read_record(checkpoint.PUBLISHED / SHOWN)
-    tokens, window = record["history"][-1]["tokens"], record["settings"]["length"]
-    name = record["corpus"]["name"]
-    return f"The bundled models have read {tokens / 1e6:.1f} MB of the {name} in windows of {window} bytes."
+    run = checkpoint.read_run(pretrained.FOLDER / SHOWN)
+    tokens = f"{run.history[-1].tokens / 1e6:.1f} MB of the {run.corpus.name}"
+    return f"The bundled models have read {tokens} in windows of {run.settings.length} bytes."
 
 
 @contextmanager

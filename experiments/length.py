@@ -3,25 +3,27 @@
 The result lies with the models, in lm/checkpoints/*/run.json; here it becomes a table and a figure.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 from experiments.frame import Experiment, Run
-from lm import checkpoint, plots
-from lm.evaluate import Buckets
+from layers import MIXERS
+from lm import checkpoint, plots, pretrained
+from lm.run import Buckets
 
 SHOWN = (256, 512, 2048, 16384)  # where the buckets in the table end
 
 
 def load() -> dict:
     """By model: its mixer, the bytes of the windows that it was trained on, and what was measured."""
-    folder = checkpoint.PUBLISHED
-    records = {name: checkpoint.read_record(folder / name) for name in checkpoint.published(folder)}
+    folder = pretrained.FOLDER
+    runs = {name: checkpoint.read_run(folder / name) for name in pretrained.names(folder)}
     return {
         name: {
-            "mixer": record["config"]["mixer"], "window": record["settings"]["length"],
-            **{part: record["results"][part] for part in ("carried", "reset", "references")},
+            "mixer": run.config.mixer, "window": run.settings.length,
+            **{part: asdict(run.results)[part] for part in ("stateful", "reset", "references")},
         }
-        for name, record in records.items()
+        for name, run in runs.items()
     }  # fmt: skip
 
 
@@ -29,8 +31,8 @@ def comparable(result: dict) -> dict:
     """The models that differ in their mixer alone: trained on the shortest windows, measured as far as any of them."""
     shortest = min(model["window"] for model in result.values())
     found = {name: model for name, model in result.items() if model["window"] == shortest}
-    farthest = max(model["carried"]["last"][-1] for model in found.values())
-    return {name: model for name, model in found.items() if model["carried"]["last"][-1] == farthest}
+    farthest = max(model["stateful"]["last"][-1] for model in found.values())
+    return {name: model for name, model in found.items() if model["stateful"]["last"][-1] == farthest}
 
 
 def table(result: dict) -> str:
@@ -39,11 +41,11 @@ def table(result: dict) -> str:
     head = ["position", *places, "the last, with the state reset every window"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name, model in result.items():
-        carried, reset = (Buckets(**model[part]) for part in ("carried", "reset"))
-        label = plots.NAMES[model["mixer"]]
+        stateful, reset = (Buckets(**model[part]) for part in ("stateful", "reset"))
+        label = MIXERS[model["mixer"]].title
         if name not in comparable(result):
             label += f", trained on windows of {model['window']:,}"
-        cells = [cell(carried, last) for last in SHOWN]
+        cells = [cell(stateful, last) for last in SHOWN]
         lines.append(f"| {' | '.join([label, *cells, f'{reset.mean[-1]:.2f}'])} |")
     return "\n".join(lines)
 
@@ -57,13 +59,13 @@ def cell(buckets: Buckets, last: int) -> str:
 
 def draw(result: dict, path: Path) -> None:
     models = comparable(result)
-    carried, reset = ({name: Buckets(**m[part]) for name, m in models.items()} for part in ("carried", "reset"))
+    stateful, reset = ({name: Buckets(**m[part]) for name, m in models.items()} for part in ("stateful", "reset"))
     some = next(iter(models.values()))
-    plots.draw_lengths(carried, path, train_length=some["window"], reset=reset, references=some["references"])
+    plots.draw_lengths(stateful, path, train_length=some["window"], reset=reset, references=some["references"])
 
 
 def measure(run: Run) -> dict:
     return load()
 
 
-EXPERIMENT = Experiment("length", measure, {"": table}, {"length.png": draw}, folder=checkpoint.PUBLISHED, load=load)
+EXPERIMENT = Experiment("length", measure, {"": table}, {"length.png": draw}, folder=pretrained.FOLDER, load=load)

@@ -16,9 +16,10 @@ import torch
 
 from experiments.frame import Experiment, Run, about
 from lm.data import read_corpus
-from lm.evaluate import bucket_edges, file_windows, loss_sums, summarise
+from lm.evaluate import Windows, evaluate, file_windows
 from lm.model import Config
-from lm.train import Settings, train
+from lm.run import Settings
+from lm.train import train
 
 
 class Sizes(NamedTuple):
@@ -46,7 +47,7 @@ VARIANTS = [
     {"expansion": 1},
     {"conv": 0},
     {"gate": False},
-    {"before": 256},
+    {"burn_in": 256},
     {"length": 1024, "batch": 4},
 ]
 
@@ -62,8 +63,7 @@ def try_out(change: dict, sizes: Sizes) -> dict:
         model = train(config, how, corpus, folder, quiet=True)
     seconds = time.perf_counter() - began
     windows, paths = file_windows(corpus, "validation", sizes.context)
-    sums = loss_sums(model, windows[: sizes.windows])
-    buckets = summarise(sums, paths[: sizes.windows], bucket_edges(sizes.context))
+    buckets = evaluate(model, Windows(windows[: sizes.windows], paths[: sizes.windows])).stateful
     near, far = ((buckets.mean[k], buckets.low[k], buckets.high[k]) for k in (-4, -1))
     return {
         "change": change, "parameters": model.num_parameters(), "state bytes": model.state_bytes(1, sizes.context),
@@ -83,7 +83,7 @@ def line(row: dict) -> str:
 
 def measure(run: Run) -> dict:
     sizes, variants = (TINY, VARIANTS[:2]) if run.tiny else (FULL, VARIANTS)
-    known = about(read_corpus().description(), **{"steps": sizes.steps, "bytes a step": 4096})
+    known = about(asdict(read_corpus().description()), **{"steps": sizes.steps, "bytes a step": 4096})
     result = run.resume({"about": known, "rows": []})
     result["rows"] = [row for row in result["rows"] if row["change"] in variants]
     print(table(result), flush=True)

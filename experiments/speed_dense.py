@@ -22,7 +22,8 @@ from experiments import frame
 from experiments.compare import Case
 from experiments.frame import SEED, Experiment, Run, forward, forward_backward, medians, router_inputs
 from lm.model import Config, LanguageModel
-from lm.train import Settings, optimizer_for, update
+from lm.run import Settings
+from lm.train import optimizer_for, update
 
 
 class Sizes(NamedTuple):

@@ -9,19 +9,15 @@ The life of a run: `claim` makes the folder and keeps other writers out. `write`
 disk and renames, so that a kill at any moment leaves the last checkpoint whole, and weights and JSON of two saves never
 mix; the older one goes once the newer is in place. `read` may come at any time, and needs no lock.
 Every other file in the folder is the user's and is left alone.
-
-The trained models that come with the project are checkpoints as well, without the training and in half precision:
-
-    lm/checkpoints/fm/model.safetensors, run.json
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TypeVar
@@ -33,7 +29,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lm.machine import versions
-from lm.model import MLP_WIDTH, Config, LanguageModel
+from lm.model import LanguageModel
+from lm.run import Run
 
 WINDOWS = os.name == "nt"
 if WINDOWS:
@@ -41,7 +38,6 @@ if WINDOWS:
 else:
     import fcntl
 
-PUBLISHED = Path(__file__).parent / "checkpoints"
 NAME = re.compile(r"\.?step-(\d{8,})")  # of a checkpoint, hidden while it is written or removed
 BEHIND_THE_PID = 1 << 20  # the byte that is locked on Windows, where nobody else can read a locked one
 
@@ -85,26 +81,19 @@ def writable(folder: Path, option: str = "--out") -> None:
         raise CheckpointError(f"{option} {folder}: nothing can be written there ({reason})") from error
 
 
-def write(folder: Path, model: LanguageModel, optimizer: Optimizer, record: dict) -> Path:
-    """Save under folder/step-NNNNNNNN (record["step"]), remove older ones, return the path of the new one.
+def write(folder: Path, model: LanguageModel, optimizer: Optimizer, run: Run) -> Path:
+    """Save under folder/step-NNNNNNNN (run.step), remove older ones, return the path of the new one.
 
     CheckpointError if the disk is full or fails; what was there stays.
     """
-    final = folder / f"step-{record['step']:08d}"
+    final = folder / f"step-{run.step:08d}"
     if final in checkpoints(folder):
         return final
     hidden = folder / f".{final.name}"
     try:
         for abandoned in _named(folder, ".step-*"):  # by a run that was killed while saving
             shutil.rmtree(abandoned)
-        hidden.mkdir()
-        _write(hidden / "model.safetensors", save(_contiguous(model.state_dict())))
-        _write(hidden / "training.safetensors", save(_contiguous(_training_tensors(model, optimizer))))
-        record = {**record, "config": asdict(model.config), "versions": versions()}
-        _write(hidden / "run.json", json.dumps(record, indent=1).encode())
-        _sync_folder(hidden)
-        os.replace(hidden, final)
-        _sync_folder(folder)
+        place(_files(model, optimizer, replace(run, versions=versions())), hidden, final)
     except OSError as error:
         shutil.rmtree(hidden, ignore_errors=True)  # a full disk needs the room
         found = checkpoints(folder)
@@ -116,37 +105,28 @@ def write(folder: Path, model: LanguageModel, optimizer: Optimizer, record: dict
     return final
 
 
-def publish(
-    record: dict, model: LanguageModel, name: str, results: Callable[[LanguageModel], dict], folder: Path = PUBLISHED
-) -> Path:
-    """Put a run's model under folder/name with what `results` makes of it, in place of any before.
+def place(files: Iterable[tuple[str, bytes]], hidden: Path, final: Path, over: bool = False) -> None:
+    """A folder of these files at `final`, whole or absent: written under a hidden name, synced, renamed.
 
-    Weights are rounded to float16, half the size, and results are of the model as rounded: of what will be read.
+    With `over` it takes the place of a checkpoint that is there.
     """
-    final, hidden = folder / name, folder / f".{name}.part"
-    if final.exists() and not holds_run(final):
-        raise CheckpointError(f"{final} is no model and would be replaced: give another NAME")
-    with claim(folder, "--folder"):
-        if hidden.exists():  # by a call that was killed
-            shutil.rmtree(hidden)
-        hidden.mkdir(parents=True)
-        weights = {key: v.half() for key, v in _contiguous(model.state_dict()).items()}
-        _write(hidden / "model.safetensors", save(weights))
-        model.load_state_dict(weights)
-        record = without_manifest(record) | {"text": None, "results": results(model)}  # a path means nothing elsewhere
-        _write(hidden / "run.json", (json.dumps(record, indent=1) + "\n").encode())
-        _sync_folder(hidden)
-        if final.exists():
-            remove(final)
-        os.replace(hidden, final)
-        _sync_folder(folder)
-    return final
+    hidden.mkdir()
+    for name, data in files:
+        _write(hidden / name, data)
+    _sync_folder(hidden)
+    if over and final.exists():
+        remove(final)
+    os.replace(hidden, final)
+    _sync_folder(final.parent)
 
 
-def published(folder: Path | None = None) -> list[str]:
-    """Names of the models that come with the project, or are in another folder: one for each mixer, then variants."""
-    names = (path.parent.name for path in (folder or PUBLISHED).glob("[!.]*/run.json"))
-    return sorted(names, key=lambda name: (name not in MLP_WIDTH, name))
+def weights(model: LanguageModel) -> dict[str, Tensor]:
+    """What model.safetensors holds."""
+    return _contiguous(model.state_dict())
+
+
+def run_json(run: Run) -> bytes:
+    return (json.dumps(run.to_json(), indent=1) + "\n").encode()
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -168,21 +148,6 @@ def remove(checkpoint: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def find(run: str) -> Path:
-    """The published model of that name, whatever folders there are, else the folder: "./fm" is a folder, "fm" not.
-
-    CheckpointError if the folder holds no checkpoint.
-    """
-    names = published()
-    if run in names:
-        return PUBLISHED / run
-    try:
-        latest(run)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; models that come along: {', '.join(names) or 'none'}") from None
-    return Path(run)
-
-
 def latest(path: str | Path) -> Path:
     """The last checkpoint of a run's folder, or the path itself if it is one; CheckpointError if there is none."""
     path = Path(path)
@@ -192,33 +157,20 @@ def latest(path: str | Path) -> Path:
     return found[-1]
 
 
-def read(run: str | Path, device: str = "cpu") -> tuple[Path, dict, LanguageModel]:
+def read(run: str | Path, device: str = "cpu") -> tuple[Path, Run, LanguageModel]:
     """The last checkpoint of a run, its record and its model: of one step, even while the run goes on."""
     while True:
         found = latest(run)
         try:
-            return found, read_record(found), read_model(found, device)
+            return found, read_run(found), read_model(found, device)
         except CheckpointError:
             if found.exists():
                 raise  # else a newer one has taken its place
 
 
-def read_record(checkpoint: Path) -> dict:
-    """run.json: config, settings, corpus, text, manifest, versions, step, seconds, smoothed loss, history."""
-
-    def read() -> dict:
-        record = json.loads((checkpoint / "run.json").read_bytes())
-        missing = {"config", "settings", "corpus", "text", "step", "history"} - record.keys()
-        if missing:
-            raise KeyError(f"no {', '.join(sorted(missing))} in run.json")
-        return record
-
-    return intact(checkpoint, read)
-
-
-def without_manifest(record: dict) -> dict:
-    """A record for a result: the hash of all its files is enough there."""
-    return {key: value for key, value in record.items() if key != "manifest"}
+def read_run(checkpoint: Path) -> Run:
+    """The record of a checkpoint."""
+    return intact(checkpoint, lambda: Run.from_json(json.loads((checkpoint / "run.json").read_bytes())))
 
 
 def read_model(checkpoint: Path, device: str = "cpu") -> LanguageModel:
@@ -226,7 +178,7 @@ def read_model(checkpoint: Path, device: str = "cpu") -> LanguageModel:
 
     def build() -> LanguageModel:
         weights = load((checkpoint / "model.safetensors").read_bytes())  # first: a newer one may be about to replace it
-        model = LanguageModel(Config.lenient(**read_record(checkpoint)["config"]))
+        model = LanguageModel(read_run(checkpoint).config)
         model.load_state_dict(weights)
         return model.to(device).eval()
 
@@ -269,6 +221,13 @@ def _lock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _files(model: LanguageModel, optimizer: Optimizer, run: Run) -> Iterator[tuple[str, bytes]]:
+    """One at a time, so that memory holds no more than one of them."""
+    yield "model.safetensors", save(weights(model))
+    yield "training.safetensors", save(_contiguous(_training_tensors(model, optimizer)))
+    yield "run.json", run_json(run)
 
 
 def _training_tensors(model: LanguageModel, optimizer: Optimizer) -> dict[str, Tensor]:

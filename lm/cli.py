@@ -2,61 +2,28 @@
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
 
 import fast
-from lm import checkpoint, plots
+from layers import mixers_with
+from lm import checkpoint, plots, pretrained
 from lm.checkpoint import CheckpointError
-from lm.data import SPLITS, Corpus, DataError, Document, read_corpus, reference_lines
-from lm.evaluate import bucket_edges, document_loss, file_windows, loss_sums, summarise, table
+from lm.data import SPLITS, Corpus, DataError, read_corpus, reference_lines
+from lm.evaluate import evaluate, file_windows, table
+from lm.flags import Flag, flags_of, flags_of_models, in_flags
 from lm.generate import Report, generate, printable
-from lm.model import OPTIONS, Config, LanguageModel, mixers_with
-from lm.train import Diverged, Settings, check_same, resume, train
+from lm.model import Config, LanguageModel
+from lm.run import Run, Settings
+from lm.train import Diverged, check_same, resume, train
 
-# option: (field of Config, what it is)
-MODEL_OPTIONS = {
-    "mixer": ("mixer", "what mixes the tokens"),
-    "width": ("d_model", "model width"),
-    "layers": ("num_layers", "number of blocks"),
-    "mlp-width": ("mlp_width", "width of the SwiGLU"),
-    "slots": ("num_slots", "memory slots a layer"),
-    "top-k": ("top_k", "slots a token uses"),
-    "tau": ("temperature", "temperature of the router"),
-    "rates": ("rates", "update and merge rates for each"),
-    "router-noise": ("router_noise", "standard deviation of noise on the router's logits in training"),
-    "balance": ("balance", "weight of a loss that evens out the use of slots"),
-    "backend": ("backend", "how the memory is computed"),
-    "expansion": ("expansion", "slot or inner width over the model's"),
-    "conv": ("conv", "width of the short convolution, 0 for none"),
-    "head-width": ("head_width", "width of a head"),
-    "state-width": ("state_width", "state numbers per channel"),
-}
-DERIVED = {"mlp_width": "in proportion", "top_k": "a quarter of the slots"}  # defaults that depend on other options
-CHOICES = {"mixer": tuple(OPTIONS), "rates": ("token", "slot"), "backend": ("auto", *fast.backends())}
-
-RUN = "folder of a run or of one checkpoint, or the name of a model that comes along (fm; ./fm is a folder)"
-
-SETTINGS_OPTIONS = {
-    "steps": "optimiser steps",
-    "batch": "windows a step",
-    "length": "bytes a window",
-    "before": "bytes read before every other window, for a state that is not empty",
-    "lr": "highest learning rate",
-    "warmup": "steps until it is reached",
-    "weight-decay": "decay of the matrices",
-    "clip": "largest norm of the gradient",
-    "evaluate-every": "steps between held-out losses, each with a checkpoint",
-    "seed": "of the weights and the batches",
-}
+RUN = "folder of a run or of one checkpoint, or the name of a bundled model (fm; ./fm is a folder)"
 
 
 class UsageError(Exception):
@@ -111,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _train_options(commands.add_parser("train", help="train a model, or go on with one"))
     _evaluate_options(commands.add_parser("evaluate", help="loss by position, in a table and a figure"))
     _generate_options(commands.add_parser("generate", help="text that follows a prompt"))
-    _publish_options(commands.add_parser("publish", help="measure a model and put it among those that come along"))
+    _publish_options(commands.add_parser("publish", help="measure a model and put it among the bundled ones"))
     return parser
 
 
@@ -125,36 +92,19 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     _text_option(parser)
     _device_option(parser)
     model = parser.add_argument_group("model")
-    for option, (field, what) in MODEL_OPTIONS.items():
-        mixers = mixers_with(field)
-        value = getattr(Config(mixer=mixers[-1]), field)
-        default = DERIVED.get(field, Config().mixer if field == "mixer" else value)
-        only = "" if mixers == tuple(OPTIONS) else f"{', '.join(mixers)}: "
-        _given_only(model, option, field, type(value), f"{only}{what} (default: {default})", CHOICES.get(option))
-    model.add_argument("--no-gate", dest="gate", action="store_false", default=argparse.SUPPRESS,
-                       help=f"{', '.join(mixers_with('gate'))}: without the output gate")  # fmt: skip
+    for flag in flags_of_models():
+        flag.add_to(model)
     training = parser.add_argument_group("training")
-    settings = Settings()
-    for option, what in SETTINGS_OPTIONS.items():
-        field = option.replace("-", "_")
-        default = getattr(settings, field)
-        _given_only(training, option, field, type(default), f"{what} (default: {default})")
-
-
-def _given_only(group, option: str, field: str, kind: type, what: str, choices=None) -> None:
-    """An option that is absent from the result unless it was given."""
-    shown = None if choices else {int: "N", float: "X", str: "NAME"}[kind]
-    group.add_argument(
-        f"--{option}", dest=field, type=kind, help=what, choices=choices, metavar=shown, default=argparse.SUPPRESS
-    )
+    for flag in flags_of(Settings()):
+        flag.add_to(training)
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_evaluate)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"{RUN} (default: all that come along)")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"{RUN} (default: all bundled models)")
     parser.add_argument("--context", type=_positive, default=2048, help="longest position (default: %(default)s)")
     parser.add_argument("--split", choices=list(SPLITS), default="test", help="(default: %(default)s)")
-    parser.add_argument("--reset", action="store_true", help="also with the state emptied every training length")
+    parser.add_argument("--reset", action="store_true", help="also with the state reset every training length")
     parser.add_argument("--per-file", type=_positive, default=8, help="most windows a file (default: %(default)s)")
     parser.add_argument("--out", help="folder for length.json and length.png (default: the first run's; out)")
     _text_option(parser, "what the first run was trained on")
@@ -177,7 +127,7 @@ def _publish_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="folder of a run or of one checkpoint")
     parser.add_argument("name", nargs="?", metavar="NAME", help="(default: the mixer)")
     parser.add_argument("--context", type=_positive, default=16384, help="longest position (default: %(default)s)")
-    parser.add_argument("--folder", default=str(checkpoint.PUBLISHED), help="where to (default: lm/checkpoints)")
+    parser.add_argument("--folder", default=str(pretrained.FOLDER), help="where to (default: lm/checkpoints)")
     _text_option(parser, "what the run was trained on")
 
 
@@ -196,43 +146,35 @@ def _positive(text: str) -> int:
 
 
 @contextmanager
-def _usage_errors(*kinds: type) -> Iterator[None]:
+def _usage_errors(flags: Sequence[Flag] = ()) -> Iterator[None]:
     """What a check of the user's values raises is the user's to read; any other ValueError is a fault of ours.
 
-    The message speaks of the options given in place of the fields, of these kinds, that they went to.
+    The message speaks of the options given in place of the fields that they went to.
     """
     try:
         yield
     except ValueError as error:
-        raise UsageError(_in_flags(str(error), [field for kind in kinds for field in _fields(kind)])) from error
-
-
-def _in_flags(message: str, fields: list[str]) -> str:
-    """
-    >>> _in_flags("top_k must be None or lie in [1, num_slots = 4], got 5", ["top_k", "num_slots"])
-    '--top-k must be None or lie in [1, --slots = 4], got 5'
-    """
-    renamed = {field: flag for field, flag in zip(fields, _flags(fields), strict=True) if flag != f"--{field}"}
-    return re.sub(r"\w+", lambda word: renamed.get(word[0], word[0]), message)
+        raise UsageError(in_flags(str(error), flags)) from error
 
 
 def _train(args: argparse.Namespace) -> None:
     device = _device(args.device)
-    given = vars(args)
-    chosen = {field: given[field] for field in _fields(Config) if field in given}
-    how = {field: given[field] for field in _fields(Settings) if field in given}
+    of_model, of_training = flags_of_models(), flags_of(Settings())
+    chosen, how = ([flag for flag in flags if flag.field in args] for flags in (of_model, of_training))
     if args.resume:
         if chosen or how:
-            raise UsageError(f"--resume takes the run's own options: leave out {', '.join(_flags(chosen | how))}")
+            given = ", ".join(f"--{flag.name}" for flag in (*chosen, *how))
+            raise UsageError(f"--resume takes the run's own options: leave out {given}")
         if args.out is None:
             raise UsageError("--resume needs --out, the folder of the run")
-        _, record, _ = checkpoint.read(args.out)
-        corpus = read_corpus(args.text or record["text"])
+        _, run, _ = checkpoint.read(args.out)
+        corpus = read_corpus(args.text or run.text)
         resume(args.out, corpus, text=args.text, device=device, quiet=args.quiet)
         print(f"saved {checkpoint.latest(args.out)}")
         return
-    with _usage_errors(Config, Settings):
-        config, settings = _config(chosen), Settings(**how)
+    with _usage_errors([*of_model, *of_training]):
+        config = _config(args, chosen)
+        settings = Settings(**{flag.field: getattr(args, flag.field) for flag in how})
         parameters = _parameters(config)
     _check_memory(parameters, device)
     folder = Path(args.out or f"out/{config.mixer}")
@@ -242,15 +184,15 @@ def _train(args: argparse.Namespace) -> None:
     print(f"saved {checkpoint.latest(folder)}")
 
 
-def _config(chosen: dict) -> Config:
-    mixer = chosen.get("mixer", Config.mixer)
-    for field, flag in zip(chosen, _flags(chosen), strict=True):
-        if mixer not in (mixers := mixers_with(field)):
-            raise ValueError(f"{flag} is for --mixer {' or '.join(mixers)}, not for {mixer}")
-    config = Config(**chosen)
-    if reason := fast.backends().get(config.backend):
-        raise ValueError(f"--backend {config.backend} cannot run here: {reason}")
-    return config
+def _config(args: argparse.Namespace, chosen: list[Flag]) -> Config:
+    given = {flag.field: getattr(args, flag.field) for flag in chosen}
+    mixer = given.get("mixer", Config.mixer)
+    for flag in chosen:
+        if (having := mixers_with(flag.field)) and mixer not in having:
+            raise ValueError(f"--{flag.name} is for --mixer {' or '.join(having)}, not for {mixer}")
+    if reason := fast.backends().get(given.get("backend")):
+        raise ValueError(f"--backend {given['backend']} cannot run here: {reason}")
+    return Config.of(**given)
 
 
 def _parameters(config: Config) -> int:
@@ -276,42 +218,43 @@ def _check_memory(parameters: int, device: str) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     device = _device(args.device)
-    runs = args.runs or checkpoint.published()
-    if not runs:
-        raise UsageError("no trained model comes along: name the folder of a run")
-    if twice := [run for run in runs if runs.count(run) > 1]:
+    names = args.runs or pretrained.names()
+    if not names:
+        raise UsageError("no model is bundled: name the folder of a run")
+    if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{twice[0]} is named twice")
-    found, records, models = zip(*(checkpoint.read(_find(run)) for run in runs), strict=True)
-    mixers = [record["config"]["mixer"] for record in records]
-    names = mixers if len(set(mixers)) == len(mixers) else runs
-    corpus = _corpus_of(found[0], records[0], args.text)
-    windows, paths = file_windows(corpus, args.split, args.context, args.per_file)
-    folder = Path(args.out or ("out" if found[0].parent == checkpoint.PUBLISHED else runs[0]))
+    found, runs, models = zip(*(checkpoint.read(_find(name)) for name in names), strict=True)
+    first = runs[0]
+    folder = Path(args.out or ("out" if found[0].parent == pretrained.FOLDER else names[0]))
+    mixers = [run.config.mixer for run in runs]
+    names = mixers if len(set(mixers)) == len(mixers) else names
+    corpus = _corpus_of(found[0], first, args.text)
+    windows = file_windows(corpus, args.split, args.context, args.per_file)
     checkpoint.writable(folder)
-    length = records[0]["settings"]["length"]
-    carried, emptied = {}, {}
-    for name, model in zip(names, models, strict=True):
-        model.to(device)
-        for reset, results in [(False, carried), (True, emptied)][: 1 + args.reset]:
-            sums = loss_sums(model, windows, length, reset=reset, label=name)
-            results[name] = summarise(sums, paths, bucket_edges(args.context))
-    if corpus.manifest_hash != records[0]["corpus"]["manifest_hash"]:
-        print(f"trained on {records[0]['corpus']['name']}, measured on {corpus.name}")
-    print(table(carried, length))
-    if emptied:
-        print(f"\nstate emptied every {length} bytes\n{table(emptied, length)}")
+    length = first.settings.length
+    by_position = {
+        name: evaluate(model.to(device), windows, length, reset=args.reset, label=name)
+        for name, model in zip(names, models, strict=True)
+    }
+    stateful = {name: result.stateful for name, result in by_position.items()}
+    reset = {name: result.reset for name, result in by_position.items() if args.reset}
+    if corpus.manifest_hash != first.corpus.manifest_hash:
+        print(f"trained on {first.corpus.name}, measured on {corpus.name}")
+    print(table(stateful, length))
+    if reset:
+        print(f"\nstate reset every {length} bytes\n{table(reset, length)}")
     references = reference_lines(corpus.text(args.split))
     print("\n" + ", ".join(f"{name} {bits:.2f}" for name, bits in references.items()) + " bits per byte")
-    plots.draw_lengths(carried, folder / "length.png", train_length=length, reset=emptied, references=references)
+    plots.draw_lengths(stateful, folder / "length.png", train_length=length, reset=reset, references=references)
     result = {
-        "corpus": corpus.description(),
+        "corpus": dataclasses.asdict(corpus.description()),
         "split": args.split,
         "runs": {
-            name: {"checkpoint": str(path), **checkpoint.without_manifest(record)}
-            for name, path, record in zip(names, found, records, strict=True)
+            name: {"checkpoint": str(path), **dataclasses.replace(run, manifest=None).to_json()}
+            for name, path, run in zip(names, found, runs, strict=True)
         },
-        "carried": {name: dataclasses.asdict(buckets) for name, buckets in carried.items()},
-        "reset": {name: dataclasses.asdict(buckets) for name, buckets in emptied.items()},
+        "stateful": {name: dataclasses.asdict(buckets) for name, buckets in stateful.items()},
+        "reset": {name: dataclasses.asdict(buckets) for name, buckets in reset.items()},
         "references": references,
     }
     (folder / "length.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -319,46 +262,19 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    found, record, model = checkpoint.read(_find(args.run_folder))
-    corpus = _corpus_of(found, record, args.text)
-    name = args.name or record["config"]["mixer"]
+    found, run, model = checkpoint.read(_find(args.run_folder))
+    corpus = _corpus_of(found, run, args.text)
+    name = args.name or run.config.mixer
     if Path(name).name != name or name.startswith("."):
         raise UsageError(f"NAME must be the name of a folder, without a path and no dot first, got {name}")
-    windows, paths = file_windows(corpus, "test", args.context)
+    windows = file_windows(corpus, "test", args.context)
     checkpoint.writable(Path(args.folder), "--folder")
-    length = record["settings"]["length"]
-
-    def results(model: LanguageModel) -> dict:
-        sums = [loss_sums(model, windows, length, reset=reset, label=name) for reset in (False, True)]
-        carried, emptied = (summarise(v, paths, bucket_edges(args.context)) for v in sums)
-        print(table({name: carried, f"every {length} emptied": emptied}, length))
-        few = sorted(corpus.splits["test"], key=lambda document: len(document.data))[:3]
-        return {
-            "carried": dataclasses.asdict(carried),
-            "reset": dataclasses.asdict(emptied),
-            "references": reference_lines(corpus.text("test")),
-            "files": {document.path: document_loss(model, document) for document in few},
-            "license": document_loss(model, Document("LICENSE", license_text())),
-        }
-
-    final = checkpoint.publish(record, model, name, results, Path(args.folder))
+    final = pretrained.publish(run, model, name, corpus, windows, Path(args.folder))
+    results, length = checkpoint.read_run(final).results, run.settings.length
+    print(table({name: results.stateful, f"every {length} reset": results.reset}, length))
     print(f"wrote {final}: {sum(file.stat().st_size for file in final.iterdir()) / 1e6:.2f} MB")
-    if final.parent == checkpoint.PUBLISHED:
+    if final.parent == pretrained.FOLDER:
         print("python -m experiments length --draw puts it into the table and the figure of all")
-
-
-def license_text() -> bytes:
-    """The licence, a text that is the same on every machine: beside the code in a clone, else among the package's."""
-    root = Path(__file__).parents[1]
-    if (root / "pyproject.toml").is_file():
-        return (root / "LICENSE").read_text(encoding="utf-8").encode()  # as text: its line ends differ between systems
-    try:
-        found = importlib.metadata.distribution("factorization-memory").read_text("licenses/LICENSE")
-    except importlib.metadata.PackageNotFoundError:
-        found = None
-    if found is None:
-        raise UsageError("the text of the LICENSE, which a published model reads, is neither in a clone nor installed")
-    return found.encode()
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -377,20 +293,20 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _find(run: str) -> Path:
-    found = checkpoint.find(run)
-    if found.parent == checkpoint.PUBLISHED and checkpoint.checkpoints(Path(run)):
-        print(f"{run} is the model that comes along; ./{run} is the run in the folder", file=sys.stderr)
+    found = pretrained.find(run)
+    if found.parent == pretrained.FOLDER and checkpoint.checkpoints(Path(run)):
+        print(f"{run} is the bundled model; ./{run} is the run in the folder", file=sys.stderr)
     return found
 
 
-def _corpus_of(path: Path, record: dict, text: str | None) -> Corpus:
+def _corpus_of(path: Path, run: Run, text: str | None) -> Corpus:
     """The text given or, without one, that of a checkpoint, which must be as it was.
 
-    A model that comes along may meet the library of another Python: its test split has files of the same names.
+    A bundled model may meet the library of another Python: its test split has files of the same names.
     """
-    corpus = read_corpus(text or record["text"])
-    if text is None and path.parent != checkpoint.PUBLISHED:
-        check_same(corpus, record, path)
+    corpus = read_corpus(text or run.text)
+    if text is None and path.parent != pretrained.FOLDER:
+        check_same(corpus, run, path)
     return corpus
 
 
@@ -403,12 +319,3 @@ def _device(name: str) -> str:
         reason = str(error).splitlines()[0].split(". ")[0].removesuffix(".")
         raise UsageError(f"--device {name} cannot be used here: {reason}") from error
     return name
-
-
-def _fields(kind: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
-
-
-def _flags(fields: Iterable[str]) -> list[str]:
-    known = {field: option for option, (field, _) in MODEL_OPTIONS.items()} | {"gate": "no-gate"}
-    return [f"--{known.get(field, field.replace('_', '-'))}" for field in fields]

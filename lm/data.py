@@ -31,6 +31,7 @@ from torch import Tensor
 
 from lm import checkpoint
 from lm.model import DOCUMENT_MARK
+from lm.run import Description
 
 SPLITS = {"train": 0.90, "validation": 0.95, "test": 1.00}  # name: where it ends on [0, 1]
 
@@ -104,15 +105,9 @@ class Corpus:
         }
         return "; ".join(f"{kind}: {_some(paths)}" for kind, paths in kinds.items() if paths)
 
-    def description(self) -> dict:
-        """What a result must carry for two of them to be comparable (losses of two hashes are not)."""
-        return {
-            "name": self.name,
-            "manifest_hash": self.manifest_hash,
-            "python": platform.python_version(),
-            "files": len(self.documents),
-            "bytes": sum(len(d.data) for d in self.documents),
-        }
+    def description(self) -> Description:
+        size = sum(len(document.data) for document in self.documents)
+        return Description(self.name, self.manifest_hash, platform.python_version(), len(self.documents), size)
 
     def summary(self) -> str:
         """One line for people: the name, its size, what the splits hold, and what was left out."""

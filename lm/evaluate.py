@@ -3,39 +3,43 @@
 Each file is cut into windows of `context` bytes that do not overlap. Position p of a window is predicted from
 the p tokens before it; positions fall into buckets 1, 2, 3-4, 5-8, ... up to the context. Every bucket is an
 average over the same windows; the small ones are few bytes, and their intervals say how few. As a control the
-state can be emptied every so many bytes: a model that loses nothing by `reset` makes no use of what lies further
+state can be reset every so many bytes: a model that loses nothing by that makes no use of what lies further
 back.
 
-Windows are read in segments and only the state is carried, so memory does not grow with the context for the
+Windows are read in segments and only the state is kept, so memory does not grow with the context for the
 recurrent mixers (a Transformer's state is its cache: that grows).
 """
 
-import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from lm.data import Corpus, DataError, Document
+from lm.loss import mean_bits, token_bits
 from lm.model import LanguageModel
+from lm.run import Buckets
 
 DRAWS = 2000  # bootstrap resamples
 
 
-@dataclass(frozen=True)
-class Buckets:
-    """Loss by position: three numbers a bucket, in bits per byte, and what they were measured over."""
+class Windows(NamedTuple):
+    """Parts of files, all of one length."""
 
-    first: list[int]  # positions of bucket k: first[k] to last[k], counted from 1
-    last: list[int]
-    mean: list[float]
-    low: list[float]  # 95 % bootstrap interval over files
-    high: list[float]
-    files: int
-    windows: int
+    tokens: Tensor  # int16 [N, context + 1]
+    paths: list[str]  # of the file of each
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of one model on some windows."""
+
+    sums: Tensor  # bits by window and bucket, the state kept: two models' differ file by file
+    stateful: Buckets
+    reset: Buckets | None  # with the state reset after every segment
 
 
 def bucket_edges(context: int) -> list[tuple[int, int]]:
@@ -49,7 +53,7 @@ def bucket_edges(context: int) -> list[tuple[int, int]]:
     return list(zip(firsts, lasts, strict=True))
 
 
-def file_windows(corpus: Corpus, split: str, context: int, per_file: int = 8) -> tuple[Tensor, list[str]]:
+def file_windows(corpus: Corpus, split: str, context: int, per_file: int = 8) -> Windows:
     """Whole windows of a split's files, spread evenly over each: int16 [N, context + 1], with their paths.
 
     A file of fewer than `context` bytes gives none; a DataError where that leaves nothing.
@@ -68,7 +72,7 @@ def file_windows(corpus: Corpus, split: str, context: int, per_file: int = 8) ->
             f"{corpus.name}: the longest file of the {split} split has {longest:,} bytes, "
             f"too few for a context of {context:,}"
         )
-    return torch.stack(windows), paths
+    return Windows(torch.stack(windows), paths)
 
 
 @torch.no_grad()
@@ -91,8 +95,7 @@ def loss_sums(
         for places in torch.arange(windows.shape[1] - 1).split(segment):
             tokens, targets = (windows[rows][:, places + shift].long().to(device) for shift in (0, 1))
             logits, state = model(tokens, None if reset else state)
-            nats = cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
-            sums[rows] = sums[rows].index_add(1, bucket_of[places], nats.double().cpu() / math.log(2))
+            sums[rows] = sums[rows].index_add(1, bucket_of[places], token_bits(logits, targets).cpu())
     model.train(was_training)
     return sums
 
@@ -102,16 +105,23 @@ def document_loss(model: LanguageModel, document: Document) -> float:
     """Bits per byte of one whole file, read from an empty state."""
     tokens = document.tokens()[None].long().to(next(model.parameters()).device)
     logits, _ = model(tokens[:, :-1])
-    return cross_entropy(logits[0].float(), tokens[0, 1:]).item() / math.log(2)
+    return mean_bits(logits, tokens[:, 1:]).item()
 
 
 def evaluate(
-    model: LanguageModel, corpus: Corpus, *, context: int = 2048, split: str = "test", segment: int = 256,
-    reset: bool = False,
-) -> Buckets:  # fmt: skip
-    """Bits per byte by position on one split of a corpus, with intervals over its files."""
-    windows, paths = file_windows(corpus, split, context)
-    return summarise(loss_sums(model, windows, segment, reset=reset), paths, bucket_edges(context))
+    model: LanguageModel, windows: Windows, segment: int = 256, *, reset: bool = False, label: str | None = None
+) -> Evaluation:
+    """Bits per byte by position, with intervals over the files; with `reset` also as if nothing was remembered.
+
+    Windows are read `segment` bytes at a time. A label shows bars.
+    """
+    sums = loss_sums(model, windows.tokens, segment, label=label)
+    control = None
+    if reset:
+        control = loss_sums(model, windows.tokens, segment, reset=True, label=label and f"{label}, state reset")
+    edges = bucket_edges(windows.tokens.shape[1] - 1)
+    stateful, control = (v if v is None else summarise(v, windows.paths, edges) for v in (sums, control))
+    return Evaluation(sums, stateful, control)
 
 
 def summarise(sums: Tensor, paths: list[str], edges: list[tuple[int, int]]) -> Buckets:

@@ -1,4 +1,4 @@
-"""Text from a model, a byte at a time, with a state that is carried and never rebuilt.
+"""Text from a model, a byte at a time, with a state that is kept and never rebuilt.
 
 A recurrent mixer's state is as large after a million bytes as after one; a Transformer's is its cache of keys
 and values, which grows with every byte.

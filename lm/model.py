@@ -1,114 +1,87 @@
-"""A byte-level language model whose mixer is Factorization Memory, Mamba-2 or attention.
+"""A byte-level language model around any mixer of layers.MIXERS.
 
 tokens -> embedding -> num_layers x [x + mixer(norm(x)), x + swiglu(norm(x))] -> norm -> embedding, transposed
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.layers import Attention, FactorizationMemory, Mamba2, check_positive, check_sizes
+from layers import MIXERS, Mixer, mixers_with
+from layers.options import MixerConfig, check_positive, check_sizes, option
 
 DOCUMENT_MARK = 256  # the token between documents, after the 256 bytes
 VOCABULARY = 257
 
-# SwiGLU widths that give the four models of default size the same number of parameters.
-MLP_WIDTH = {"fm": 160, "fm-sparse": 160, "mamba2": 144, "transformer": 256}
-
-
-_SLOTTED = {
-    "expansion": 2, "conv": 4, "num_slots": 32, "temperature": 1.0, "rates": "token", "gate": True,
-    "router_noise": 0.0, "balance": 0.0, "backend": "auto",
-}  # fmt: skip
-# What each mixer has besides the sizes that all have, with its default.
-OPTIONS: dict[str, dict] = {
-    "fm": _SLOTTED,
-    "fm-sparse": {**_SLOTTED, "top_k": None},
-    "mamba2": {"expansion": 2, "conv": 4, "head_width": 32, "state_width": 32},
-    "transformer": {"head_width": 32},
-}
-
-
-def mixers_with(option: str) -> tuple[str, ...]:
-    """The mixers that have an option of Config: all have one that OPTIONS does not name.
-
-    >>> mixers_with("top_k"), mixers_with("d_model")
-    (('fm-sparse',), ('fm', 'fm-sparse', 'mamba2', 'transformer'))
-    """
-    return tuple(mixer for mixer, options in OPTIONS.items() if option in options) or tuple(OPTIONS)
-
 
 @dataclass(frozen=True)
 class Config:
-    """All sizes of a model; `dataclasses.asdict` of it is JSON and `Config(**json)` comes back equal.
+    """All sizes of a model: of the blocks here, of the mixer in `options`."""
 
-    An option that the mixer has and that is not given gets its default from OPTIONS; one that the mixer does not have
-    is None, and refused where it is given.
-    """
-
-    mixer: str = "fm-sparse"  # a name in OPTIONS
-    d_model: int = 128
-    num_layers: int = 4
-    mlp_width: int | None = None  # None: from MLP_WIDTH, in proportion to d_model
-    expansion: int | None = None  # slot width (fm) or inner width (mamba2) over d_model
-    conv: int | None = None  # width of the short convolution, 0 for none
-    num_slots: int | None = None
-    top_k: int | None = None  # None: a quarter of the slots
-    temperature: float | None = None
-    rates: str | None = None
-    gate: bool | None = None
-    router_noise: float | None = None  # in training: of the router's logits, a standard deviation
-    balance: float | None = None  # in training: weight of a loss that evens out the use of slots
-    backend: str | None = None
-    head_width: int | None = None
-    state_width: int | None = None
+    mixer: str = option("fm-sparse", "what mixes the tokens", choices=tuple(MIXERS))
+    d_model: int = option(128, "model width", flag="width")
+    num_layers: int = option(4, "number of blocks", flag="layers")
+    mlp_width: int | None = option(None, "width of the SwiGLU", shown="in proportion")  # None: as the mixer's row says
     eps: float = 1e-6
+    options: MixerConfig | None = None  # None: the mixer's defaults
 
-    def __post_init__(self):
-        if self.mixer not in tuple(OPTIONS):
-            raise ValueError(f"mixer must be one of {', '.join(OPTIONS)}, got {self.mixer!r}")
-        for name in (name for options in OPTIONS.values() for name in options):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, OPTIONS[self.mixer].get(name))
-            elif name not in OPTIONS[self.mixer]:
-                having = " or ".join(mixers_with(name))
-                raise ValueError(f"{name} is an option of {having}, not of {self.mixer}, got {getattr(self, name)!r}")
+    def __post_init__(self) -> None:
+        row = _row(self.mixer)
         check_sizes(d_model=self.d_model, num_layers=self.num_layers)
-        checked_here = OPTIONS[self.mixer].keys() & {"num_slots", "head_width"}  # the layers check the others
-        check_sizes(**{name: getattr(self, name) for name in checked_here})
         check_positive(eps=self.eps)
         if self.mlp_width is None:
-            object.__setattr__(self, "mlp_width", MLP_WIDTH[self.mixer] * self.d_model // 128)
+            object.__setattr__(self, "mlp_width", row.mlp_width * self.d_model // 128)
         check_sizes(mlp_width=self.mlp_width)
-        if self.mixer == "fm-sparse" and self.top_k is None:
-            object.__setattr__(self, "top_k", max(1, self.num_slots // 4))
-        if self.mixer == "transformer" and self.d_model % self.head_width:
-            raise ValueError(f"head_width must divide d_model = {self.d_model}, got {self.head_width}")
-        if self.mixer == "transformer" and self.head_width % 2:
-            raise ValueError(f"head_width must be even for a transformer, got {self.head_width}")
+        if self.options is None:
+            object.__setattr__(self, "options", row.options())
+        if type(self.options) is not row.config:
+            needs, got = row.config.__name__, type(self.options).__name__
+            raise TypeError(f"options of {self.mixer} must be of type {needs}, got {got}")
+        self.options.check_width(self.d_model)
 
     @classmethod
-    def lenient(cls, mixer: str, **fields: object) -> "Config":
-        """A Config of those options that the mixer has: for sizes that serve several, and for records that hold all."""
-        lacks = {name for options in OPTIONS.values() for name in options} - OPTIONS.get(mixer, {}).keys()
-        return cls(mixer, **{name: value for name, value in fields.items() if name not in lacks})
+    def of(cls, mixer: str = "fm-sparse", **given: object) -> "Config":
+        """From fields of the blocks and of the mixer side by side; an option of other mixers alone is a ValueError.
+
+        None stands for an option that was not given.
+
+        >>> Config.of("fm", d_model=64, num_slots=8).options.num_slots
+        8
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        own = {name: given.pop(name) for name in [*given] if name not in BLOCK_FIELDS}
+        row = _row(mixer)
+        for name, value in own.items():
+            having = mixers_with(name)
+            if not having:
+                raise TypeError(f"{name} is no field of Config and no option of a mixer, got {value!r}")
+            if mixer not in having:
+                raise ValueError(f"{name} is an option of {' or '.join(having)}, not of {mixer}, got {value!r}")
+        return cls(mixer, **given, options=row.options(**own))
+
+    @classmethod
+    def lenient(cls, mixer: str, **given: object) -> "Config":
+        """`of` without what only other mixers have: for sizes that serve several, and for records that hold all."""
+        foreign = {name for name in given if (having := mixers_with(name)) and mixer not in having}
+        return cls.of(mixer, **{name: value for name, value in given.items() if name not in foreign})
+
+    def as_dict(self) -> dict:
+        """Side by side, as `of` takes them and as JSON holds them."""
+        return {name: getattr(self, name) for name in ("mixer", *BLOCK_FIELDS)} | asdict(self.options)
 
     def make_mixer(self) -> nn.Module:
-        if self.mixer == "transformer":
-            return Attention(self.d_model, self.d_model // self.head_width)
-        options = {name: getattr(self, name) for name in OPTIONS[self.mixer]}
-        return (Mamba2 if self.mixer == "mamba2" else FactorizationMemory)(self.d_model, **options, eps=self.eps)
+        return MIXERS[self.mixer].module(self.d_model, self.options, eps=self.eps)
 
 
-class Activity(NamedTuple):
-    """What one layer's slots do over a text, each [B, T, M]."""
+BLOCK_FIELDS = tuple(field.name for field in fields(Config) if field.name not in ("mixer", "options"))
 
-    affinity: Tensor  # before any slots are dropped: sums to 1
-    theta: Tensor  # write weight
-    phi: Tensor  # read weight
+
+def _row(mixer: str) -> Mixer:
+    if mixer not in tuple(MIXERS):
+        raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")
+    return MIXERS[mixer]
 
 
 class SwiGLU(nn.Module):
@@ -187,19 +160,3 @@ class LanguageModel(nn.Module):
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
-
-    @torch.no_grad()
-    def slot_activity(self, tokens: Tensor) -> list[Activity]:
-        """Affinity, write and read weights of every layer's slots over tokens [B, T], from an empty state."""
-        if self.config.mixer not in ("fm", "fm-sparse"):
-            raise ValueError(f"slot_activity needs a mixer with slots, fm or fm-sparse, got {self.config.mixer!r}")
-        x, layers = self.embedding(tokens), []
-        for block in self.blocks:
-            inputs = block.mixer_norm(x)
-            affinity = block.mixer.affinity(inputs)
-            theta, phi, slots = block.mixer.route(inputs)
-            if slots is not None:
-                theta, phi = (torch.zeros_like(affinity).scatter(-1, slots, v) for v in (theta, phi))
-            layers.append(Activity(affinity, theta, phi))
-            x, _ = block(x, None)
-        return layers

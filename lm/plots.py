@@ -15,15 +15,13 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lm.evaluate import Buckets, positions
-from lm.model import DOCUMENT_MARK, Activity
+from layers import MIXERS
+from lm.evaluate import positions
+from lm.memory import Activity, effective_slots, entropies, half_life, slots_for_half
+from lm.model import DOCUMENT_MARK
+from lm.run import Buckets
 
-NAMES = {
-    "fm": "FM (dense)",
-    "fm-sparse": "FM (sparse)",
-    "mamba2": "Mamba-2",
-    "transformer": "Transformer",
-}
+NAMES = {name: row.title for name, row in MIXERS.items()}
 VISIBLE = {"\n": "↵", "\t": "→", " ": "·", "\r": "←"}
 STYLES = [
     ("#10406b", "-", "o"),
@@ -98,7 +96,7 @@ def draw_lengths(
 ) -> None:  # fmt: skip
     """Loss against position, with 95 % intervals over files and the training length marked.
 
-    results: by mixer; reset: the same with the state emptied every train_length bytes, which gets a second, enlarged
+    results: by mixer; reset: the same with the state reset every train_length bytes, which gets a second, enlarged
     panel; references: bits per byte of what needs no learning, as `lm.data.reference_lines` has them.
     """
     first = next(iter(results.values()))
@@ -128,27 +126,27 @@ def draw_lengths(
     axes.set_ylabel("loss (bits per byte)")
     axes.set_title(_length_finding(results, train_length))
     if two:
-        _draw_emptied(panels[1], results, reset, trained, train_length)
+        _draw_reset(panels[1], results, reset, trained, train_length)
     figure.legend(loc="outside lower center", ncols=len(results) + two)
     figure.savefig(path)
 
 
-def _draw_emptied(axes, results: dict[str, Buckets], reset: dict[str, Buckets], trained: int, length: int) -> None:
-    """From the training length on, carried and emptied; what is far above all that are emptied lies outside."""
+def _draw_reset(axes, results: dict[str, Buckets], reset: dict[str, Buckets], trained: int, length: int) -> None:
+    """From the training length on, stateful and reset; what is far above all that are reset lies outside."""
     where = range(trained, len(next(iter(results.values())).last))
     for (mixer, result), (colour, dash, marker) in zip(results.items(), cycle(STYLES), strict=False):
         style = {"color": colour, "linestyle": dash, "marker": marker}
         axes.plot(where, result.mean[trained:], **style, linewidth=2)
         axes.plot(where, reset[mixer].mean[trained:], **style, linewidth=1, markerfacecolor="white")
-    axes.plot([], [], "-o", color="black", linewidth=1, markerfacecolor="white", label="state emptied (thin, hollow)")
-    emptied = [bits for result in reset.values() for bits in result.mean[trained:]]
-    low = min(*emptied, *(bits for result in results.values() for bits in result.mean[trained:]))
-    margin = 0.08 * (max(emptied) - low) + 0.01
-    axes.set_ylim(low - margin, max(emptied) + margin)
+    axes.plot([], [], "-o", color="black", linewidth=1, markerfacecolor="white", label="state reset (thin, hollow)")
+    thin = [bits for result in reset.values() for bits in result.mean[trained:]]
+    low = min(*thin, *(bits for result in results.values() for bits in result.mean[trained:]))
+    margin = 0.08 * (max(thin) - low) + 0.01
+    axes.set_ylim(low - margin, max(thin) + margin)
     _mark_positions(axes, next(iter(results.values())), trained)
     costs = [reset[mixer].mean[-1] - result.mean[-1] for mixer, result in results.items()]
     parts = [f"{NAMES.get(mixer, mixer)} {cost:+.2f}" for mixer, cost in zip(results, costs, strict=True)]
-    axes.set_title(f"Emptying the state every {length:,} bytes adds at the end\n{_in_lines(parts, 58)}")
+    axes.set_title(f"Resetting the state every {length:,} bytes adds at the end\n{_in_lines(parts, 58)}")
 
 
 def _mark_positions(axes, buckets: Buckets, start: int) -> None:
@@ -169,44 +167,6 @@ def visible(token: int) -> str:
         return "§"
     character = chr(token)
     return VISIBLE.get(character, character if 32 < token < 127 else "▫")
-
-
-def effective_slots(theta: np.ndarray) -> float:
-    """How many slots a byte writes to, on average: 2 to the entropy of its write weights [T, M].
-
-    >>> effective_slots(np.array([[0.2, 0.2, 0.0], [0.3, 0.3, 0.0]]))
-    2.0
-    """
-    return float(np.mean(2 ** entropies(theta)))
-
-
-def entropies(weights: np.ndarray) -> np.ndarray:
-    """Entropy of each row of weights [T, M] over its sum, in bits; rows of zeros count as 0."""
-    shares = weights / np.maximum(weights.sum(-1, keepdims=True), np.finfo(np.float32).tiny)
-    logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
-    return -(shares * logs).sum(-1)
-
-
-def slots_for_half(theta: np.ndarray) -> int:
-    """The smallest number of slots that take half of all writing.
-
-    >>> slots_for_half(np.array([[0.1, 0.5, 0.2, 0.2]]))
-    1
-    """
-    use = np.sort(theta.sum(0))[::-1]
-    return int(np.searchsorted(use.cumsum(), use.sum() / 2)) + 1
-
-
-def half_life(theta: np.ndarray) -> np.ndarray:
-    """Bytes until half of a slot is overwritten at its mean write weight: theta [T, M] -> [M].
-
-    A slot that is never written lasts for ever (inf), one replaced by every byte not at all (0).
-
-    >>> half_life(np.array([[0.5, 0.0, 1.0], [0.5, 0.0, 1.0]]))
-    array([ 1., inf,  0.])
-    """
-    with np.errstate(divide="ignore"):
-        return math.log(2) / -np.log1p(-theta.mean(0, dtype=np.float64))
 
 
 def _draw_entropy(axes, layers: list[Activity], num_slots: int, top_k: int | None) -> None:

@@ -2,7 +2,7 @@
 
 Each head keeps a matrix h of N x P numbers. Everything in it fades at one rate, exp(dt A); a token adds the
 outer product of a key B and its values x, and reads with a query C. Where x, dt, B and C come from is in
-lm/layers.py:
+layers/mamba2.py:
 
     a = exp(dt A)                  the decay, in (0, 1]: one number per head and token              (1)
     h = a h + dt B x^T             the old state fades, the token is added                          (2)

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("reference", "fast", "lm", "experiments", "notebooks", "tests")
+ROOMS = ("reference", "fast", "layers", "lm", "experiments", "notebooks", "tests")
 NOTEBOOKS = ("notebooks", "notebooks/solutions")
 OTHER_OPENS = ("os.open", "Image.open", "PIL.Image.open")  # these read no text
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from experiments import demo, frame, length
-from lm import checkpoint, cli, plots
-from lm.checkpoint import latest, read_record
+from lm import cli, plots, pretrained
+from lm.checkpoint import latest, read_run
+from lm.run import Buckets
 
 SMALL = ["--width", "16", "--layers", "1", "--steps", "3", "--batch", "2", "--length", "16", "--warmup", "1", "--quiet"]
 SLOTS = ["--slots", "4", "--top-k", "2"]
 HEADS = ["--head-width", "8"]
+OPTIONS = {"fm": SLOTS[:2], "fm-sparse": SLOTS, "mamba2": HEADS, "transformer": HEADS}  # of the bundled mixers
 
 
 @pytest.fixture
@@ -25,13 +27,12 @@ def text(tmp_path):
 def models(text, tmp_path, monkeypatch):
     """Small models in place of the bundled ones: one for each mixer, and one that was trained on longer windows."""
     folder = tmp_path / "models"
-    monkeypatch.setattr(checkpoint, "PUBLISHED", folder)
-    options = {"fm": SLOTS[:2], "fm-sparse": SLOTS, "mamba2": HEADS, "transformer": HEADS}
-    for name in (*options, "fm-long"):
+    monkeypatch.setattr(pretrained, "FOLDER", folder)
+    for name in (*OPTIONS, "fm-long"):
         mixer = name.removesuffix("-long")
         longer = ["--length", "32"] if name == "fm-long" else []
         run, where = str(tmp_path / name), ["--text", str(text), "--folder", str(folder)]
-        train = ["train", "--mixer", mixer, *SMALL, *longer, *options[mixer]]
+        train = ["train", "--mixer", mixer, *SMALL, *longer, *OPTIONS[mixer]]
         assert cli.main([*train, "--text", str(text), "--out", run]) == 0
         assert cli.main(["publish", run, name, "--context", "32", *where]) == 0
 
@@ -40,18 +41,18 @@ def test_it_runs_twice_and_says_what_it_measured(models, text, tmp_path, capsys)
     out = tmp_path / "out"
     mine = ["train", *SMALL, *SLOTS, "--text", str(text), "--out", str(out / "fm-sparse")]  # where it goes by default
     assert cli.main(mine) == 0
-    before = read_record(latest(out / "fm-sparse"))
+    before = read_run(latest(out / "fm-sparse"))
     capsys.readouterr()
     for _ in range(2):
         assert frame.main(demo.EXPERIMENT, ["--tiny", "--text", str(text), "--out", str(out)]) == 0
     said = capsys.readouterr()
     for part in ("Python 3.", "bfloat16", "within tolerance", "Bits per byte by position", "goes on from", "held out"):
         assert part in said.out
-    assert all(f"{name} by position" in said.err for name in plots.NAMES.values())  # progress bars
+    assert all(f"{plots.NAMES[mixer]} by position" in said.err for mixer in OPTIONS)  # progress bars
     result = json.loads((out / "demo.json").read_text(encoding="utf-8"))
-    assert read_record(latest(out / "demo"))["history"] == result["history"]
-    assert read_record(latest(out / "fm-sparse")) == before
-    assert result["lengths"]["carried"].keys() == plots.NAMES.keys()  # the one on longer windows is no match
+    assert read_run(latest(out / "demo")).to_json()["history"] == result["history"]
+    assert read_run(latest(out / "fm-sparse")) == before
+    assert result["lengths"]["stateful"].keys() == OPTIONS.keys()  # the one on longer windows is no match
     assert result["about"]["corpus"]["name"] == "fox.txt"
     assert {row["form"] for row in result["rows"]} == {"dense", "sparse"}
     assert all((out / name).stat().st_size > 10_000 for name in ("slots.png", "slot_use.png", "length.png"))
@@ -106,7 +107,7 @@ def test_its_own_run_is_no_text(models, tmp_path, capsys):
 
 def test_the_verdict_is_the_measured_one():
     def said(mean, low, high):
-        return demo.verdict(demo.Buckets([1], [1], [mean], [low], [high], 3, 3), ("fm-sparse", "transformer"), 1)
+        return demo.verdict(Buckets([1], [1], [mean], [low], [high], 3, 3), ("fm-sparse", "transformer"), 1)
 
     assert said(-0.2, -0.3, -0.1) == "at 1: FM (sparse) is ahead of Transformer by 0.100 to 0.300"
     assert said(0.2, 0.1, 0.3) == "at 1: Transformer is ahead of FM (sparse) by 0.100 to 0.300"

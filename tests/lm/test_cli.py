@@ -1,5 +1,6 @@
 """The command line: what it makes, what its help says, and that every error is one line and a code."""
 
+import dataclasses
 import io
 import json
 import os
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lm import checkpoint, cli, train
-from lm.checkpoint import checkpoints, latest, read_record
+from layers import MIXERS
+from lm import checkpoint, cli, evaluate, train
+from lm.checkpoint import checkpoints, latest, read_run
+from lm.flags import flags_of, flags_of_models
 from lm.model import Config
+from lm.run import Settings
 
 SMALL = ["--width", "16", "--layers", "1", "--steps", "3", "--batch", "2", "--length", "16", "--warmup", "1", "--quiet"]
 SLOTS = ["--slots", "4", "--top-k", "2"]
@@ -75,8 +79,9 @@ def test_train_says_where_it_saved(runs, text, tmp_path, capsys):
     )
     said = capsys.readouterr()
     assert "parameters" in said.out and said.out.endswith(f"saved {out}/step-00000003\n") and not said.err
-    config = read_record(latest(out))["config"]
-    assert (config["gate"], config["temperature"], config["num_slots"], config["mixer"]) == (False, 0.25, 4, "fm")
+    config = read_run(latest(out)).config
+    options = config.options
+    assert (options.gate, options.temperature, options.num_slots, config.mixer) == (False, 0.25, 4, "fm")
 
 
 def test_resume_needs_no_options(runs, text, tmp_path, monkeypatch, capsys):
@@ -99,18 +104,18 @@ def test_evaluate_writes_a_table_a_figure_and_the_numbers(runs, tmp_path, capsys
     both = [str(runs / mixer) for mixer in ("fm-sparse", "transformer")]
     assert cli.main(["evaluate", *both, "--context", "64", "--reset", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "training length 16" in said and "state emptied every 16 bytes" in said and "xz -9" in said
+    assert "training length 16" in said and "state reset every 16 bytes" in said and "xz -9" in said
     assert (tmp_path / "length.png").stat().st_size > 10_000
     result = json.loads((tmp_path / "length.json").read_text(encoding="utf-8"))
-    assert set(result["carried"]) == set(result["reset"]) == {"fm-sparse", "transformer"}
-    assert result["carried"]["fm-sparse"]["last"][-1] == 64 and result["split"] == "test"
+    assert set(result["stateful"]) == set(result["reset"]) == {"fm-sparse", "transformer"}
+    assert result["stateful"]["fm-sparse"]["last"][-1] == 64 and result["split"] == "test"
     assert result["corpus"]["manifest_hash"] == result["runs"]["fm-sparse"]["corpus"]["manifest_hash"]
 
 
 def test_two_runs_of_one_mixer_keep_their_names(runs, tmp_path, capsys):
     same = [str(runs / "fm-sparse"), str(latest(runs / "fm-sparse"))]
     assert cli.main(["evaluate", *same, "--context", "8", "--out", str(tmp_path)]) == 0
-    assert set(json.loads((tmp_path / "length.json").read_text(encoding="utf-8"))["carried"]) == set(same)
+    assert set(json.loads((tmp_path / "length.json").read_text(encoding="utf-8"))["stateful"]) == set(same)
 
 
 def test_generate_prints_text_and_what_it_cost(runs, capsys):
@@ -122,7 +127,11 @@ def test_generate_prints_text_and_what_it_cost(runs, capsys):
 
 def test_help_names_every_option(capsys):
     options = {
-        "train": [f"--{name}" for name in (*cli.MODEL_OPTIONS, *cli.SETTINGS_OPTIONS, "resume", "overwrite")],
+        "train": [
+            "--resume",
+            "--overwrite",
+            *(f"--{flag.name}" for flag in (*flags_of_models(), *flags_of(Settings()))),
+        ],
         "evaluate": ["RUN", "--context", "--split", "--reset", "--per-file", "--out", "--text", "--device"],
         "generate": ["RUN", "--prompt", "--length", "--temperature", "--top-p", "--seed", "--device"],
     }
@@ -137,9 +146,22 @@ def test_help_names_every_option(capsys):
     assert not [command for command in options if command not in said]
 
 
-def test_every_field_of_the_config_has_an_option():
-    with_options = {field for field, _ in cli.MODEL_OPTIONS.values()} | {"gate"}
-    assert set(cli._fields(Config)) - with_options == {"eps"}
+def test_every_field_has_an_option():
+    kinds = [Config, *(row.config for row in MIXERS.values())]
+    names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    assert names - {flag.field for flag in flags_of_models()} == {"eps", "options", "slot_width", "num_groups"}
+    assert [flag.field for flag in flags_of(Settings())] == [field.name for field in dataclasses.fields(Settings)]
+    flags = [flag.name for flag in (*flags_of_models(), *flags_of(Settings()))]
+    assert len(flags) == len(set(flags))
+
+
+def test_the_help_says_whose_an_option_is_and_each_default():
+    said = {flag.name: flag.help for flag in flags_of_models()}
+    assert said["layers"] == "number of blocks (default: 4)"
+    assert said["slots"] == "fm, fm-sparse: memory slots a layer (default: 32)"
+    assert said["top-k"] == "fm-sparse: slots a token uses (default: a quarter of the slots)"
+    assert said["no-gate"] == "fm, fm-sparse: without the output gate"
+    assert said["expansion"].endswith("(default: 2); mamba2: inner width over the model's (default: 2)")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +194,7 @@ def test_every_field_of_the_config_has_an_option():
         (["generate", "--seed", "-1"], "seed must lie in [0, 2**63), got -1"),
         (["generate", "--temperature", "-1"], "temperature must not be negative, got -1.0"),
         (["generate", "--device", "meta"], "--device meta cannot be used here: "),
-        (["generate", "nothing"], "makes one); models that come along: fm, "),
+        (["generate", "nothing"], "makes one); bundled models: fm, "),
         (["evaluate", "fm", "mamba2", "fm"], "fm is named twice"),
         (["publish", "fm", "a/b"], "NAME must be the name of a folder, without a path and no dot first, got a/b"),
         (["publish", "fm", ".b"], "NAME must be the name of a folder, without a path and no dot first, got .b"),
@@ -198,8 +220,8 @@ def test_slots_alone_are_enough(text, tmp_path):
     """The default number of slots a token uses goes with them."""
     out = str(tmp_path)
     assert cli.main(["train", *SMALL, "--slots", "4", "--text", text, "--out", out]) == 0
-    config = read_record(latest(out))["config"]
-    assert (config["num_slots"], config["top_k"]) == (4, 1)
+    options = read_run(latest(out)).config.options
+    assert (options.num_slots, options.top_k) == (4, 1)
 
 
 def test_the_parameters_said_are_those_of_the_model(runs, text, tmp_path, capsys):
@@ -227,7 +249,7 @@ def test_where_nothing_can_be_written_is_said_before_the_measuring(runs, tmp_pat
     def went_on(*_, **__):
         raise AssertionError("the command went on")
 
-    monkeypatch.setattr(cli, "loss_sums", went_on)
+    monkeypatch.setattr(evaluate, "loss_sums", went_on)
     (tmp_path / "file").write_text("x", encoding="utf-8")
     for command in (["evaluate", runs / "fm-sparse", "--out"], ["publish", runs / "fm-sparse", "--folder"]):
         code, said = fails(capsys, *command, tmp_path / "file" / "below", "--context", "16")
@@ -315,7 +337,7 @@ def test_what_cannot_be_written_is_found_before_the_work(runs, text, tmp_path, m
         raise AssertionError("work was done")
 
     monkeypatch.setattr(train, "update", worked)
-    monkeypatch.setattr(cli, "loss_sums", worked)
+    monkeypatch.setattr(evaluate, "loss_sums", worked)
     (tmp_path / "file").touch()
     command = [str(runs / "fm-sparse") if word == "RUN" else word for word in command]
     code, said = fails(capsys, *command, "--text", text, option, tmp_path / "file")
@@ -355,7 +377,7 @@ def test_ctrl_c_saves_and_exits_with_130(text, tmp_path):
         process.send_signal(signal.SIGINT)
         out, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    step = read_record(latest(tmp_path))["step"]
+    step = read_run(latest(tmp_path)).step
     assert said.startswith(f"python -m lm train: stopped at step {step}, saved ") and said.count("\n") == 1
     assert out.count("\n") == 1 and step >= 2
 

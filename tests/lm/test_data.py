@@ -36,7 +36,7 @@ def test_standard_library_is_read_without_tests_and_tables():
     assert all(path.endswith(".py") for path in paths)
     library = Path(sysconfig.get_path("stdlib"), "argparse.py")
     assert library.read_bytes() in [document.data for document in corpus.documents]
-    assert corpus.description()["python"] == sys.version.split()[0]
+    assert corpus.description().python == sys.version.split()[0]
     assert all(corpus.splits.values())
 
 

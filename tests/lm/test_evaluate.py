@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from layers import MIXERS
 from lm.data import Corpus, DataError, Document
-from lm.evaluate import bucket_edges, evaluate, file_windows, loss_sums, summarise
+from lm.evaluate import Windows, bucket_edges, document_loss, evaluate, file_windows, loss_sums, summarise
 from lm.model import Config, LanguageModel
 
 SMALL = {"d_model": 16, "num_layers": 2, "head_width": 8, "state_width": 4, "num_slots": 4, "top_k": 2}
@@ -36,7 +37,7 @@ def losses(model, window, reset=None):
     return torch.stack(bits)
 
 
-@pytest.mark.parametrize("mixer", ["fm", "fm-sparse", "mamba2", "transformer"])
+@pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("reset", [False, True])
 def test_buckets_agree_with_one_position_at_a_time(corpus, mixer, reset):
     model, context, segment = model_for(mixer), 21, 8
@@ -78,7 +79,7 @@ def test_files_that_are_too_short_are_left_out_or_named(corpus):
 
 def test_mode_of_the_model_is_kept(corpus):
     model = model_for("fm").train()
-    evaluate(model, corpus, context=8)
+    evaluate(model, file_windows(corpus, "test", 8))
     assert model.training
 
 
@@ -107,12 +108,20 @@ def test_intervals_have_the_right_width():
 def test_evaluate_puts_the_parts_together(corpus):
     model = model_for("fm-sparse")
     windows, paths = file_windows(corpus, "test", 16)
-    want = summarise(loss_sums(model, windows, 4), paths, bucket_edges(16))
-    assert evaluate(model, corpus, context=16, segment=4) == want
-    assert evaluate(model, corpus, context=16, segment=4, reset=True) != want
+    sums = [loss_sums(model, windows, 4, reset=reset) for reset in (False, True)]
+    stateful, reset = (summarise(v, paths, bucket_edges(16)) for v in sums)
+    found, without = (evaluate(model, Windows(windows, paths), 4, reset=reset) for reset in (True, False))
+    assert found.sums.equal(sums[0]) and (found.stateful, found.reset) == (stateful, reset) and stateful != reset
+    assert (without.stateful, without.reset) == (stateful, None)
 
 
-def test_carried_state_does_not_grow_with_the_context():
+def test_a_whole_file_costs_the_mean_of_its_bytes(corpus):
+    model, document = model_for("fm"), corpus.documents[0]
+    want = losses(model, document.tokens()).mean().item()
+    assert document_loss(model, document) == pytest.approx(want, rel=1e-4)
+
+
+def test_the_state_does_not_grow_with_the_context():
     """The model sees one segment at a time and a state of constant size, however long the windows."""
     sizes = []
 

@@ -1,4 +1,4 @@
-"""Generation: the same seed gives the same text, a carried state gives what the whole text would."""
+"""Generation: the same seed gives the same text, a state kept gives what the whole text would."""
 
 import codecs
 from collections import Counter

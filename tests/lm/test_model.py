@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.model import DOCUMENT_MARK, OPTIONS, Config, LanguageModel, mixers_with
+from layers import MIXERS, AttentionConfig, DenseConfig, SparseConfig, mixers_with
+from layers.options import option_of
+from lm.model import BLOCK_FIELDS, DOCUMENT_MARK, Config, LanguageModel
 
-MIXERS = ["fm", "fm-sparse", "mamba2", "transformer"]
 SMALL = {"d_model": 16, "num_layers": 2, "mlp_width": 12, "num_slots": 6, "top_k": 2, "head_width": 8, "state_width": 4}
 
 
@@ -133,42 +134,15 @@ def test_a_fresh_model_trains_at_the_full_rate_from_the_first_step(mixer):
     assert max(losses) < 1.02 * losses[0] and losses[-1] < losses[0] / 2, losses
 
 
-@pytest.mark.parametrize("mixer", ["fm", "fm-sparse"])
-def test_slot_activity(mixer):
-    model, tokens = make(mixer), some_tokens()
-    layers = model.slot_activity(tokens)
-    assert len(layers) == 2
-    for affinity, theta, phi in layers:
-        assert affinity.shape == theta.shape == phi.shape == (2, 25, 6)
-        assert torch.allclose(affinity.sum(-1), torch.ones(2, 25, dtype=torch.float64))
-        assert ((theta > 0).sum(-1) == (2 if mixer == "fm-sparse" else 6)).all()
-        assert ((theta > 0) == (phi > 0)).all()
-
-
-def test_slot_activity_is_what_the_memory_was_given(monkeypatch):
-    import fast
-
-    model, tokens, seen = make("fm"), some_tokens(), []
-    original = fast.factorization_memory
-    monkeypatch.setattr(fast, "factorization_memory", lambda *a, **k: seen.append(a) or original(*a, **k))
-    model(tokens)
-    for (theta, phi, *_), activity in zip(seen[:2], model.slot_activity(tokens), strict=True):
-        assert error(activity.theta, theta) < 1e-12 and error(activity.phi, phi) < 1e-12
-
-
-def test_slot_activity_needs_slots():
-    with pytest.raises(ValueError, match=r"slot_activity needs .* fm or fm-sparse, got 'mamba2'"):
-        make("mamba2").slot_activity(some_tokens())
-
-
 def test_document_mark_is_a_token():
     logits, _ = make("fm-sparse")(torch.tensor([[DOCUMENT_MARK]]))
     assert logits.shape == (1, 1, 257)
 
 
 def test_config_is_json_and_frozen():
-    config = Config(mixer="fm", rates="slot", d_model=64)
-    assert Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    config = Config.of("fm", rates="slot", d_model=64)
+    assert Config.of(**json.loads(json.dumps(config.as_dict()))) == config
+    assert config == Config("fm", 64, options=DenseConfig(32, rates="slot", expansion=2, conv=4, gate=True))
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.d_model = 3
 
@@ -176,7 +150,7 @@ def test_config_is_json_and_frozen():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"mixer": "lstm"}, "mixer must be one of fm, fm-sparse, mamba2, transformer, got 'lstm'"),
+        ({"mixer": "lstm"}, f"mixer must be one of {', '.join(MIXERS)}, got 'lstm'"),
         ({"d_model": 0}, "d_model must be a positive integer, got 0"),
         ({"num_layers": -1}, "num_layers must be a positive integer, got -1"),
         ({"mlp_width": 0}, "mlp_width must be a positive integer, got 0"),
@@ -192,45 +166,71 @@ def test_config_is_json_and_frozen():
 )
 def test_config_errors(options, message):
     with pytest.raises(ValueError, match=message):
-        LanguageModel(Config(**options))(torch.zeros(1, 2, dtype=torch.int64))
+        LanguageModel(Config.of(**options))(torch.zeros(1, 2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_an_option_that_the_mixer_lacks_is_refused(mixer):
     """Even at the value that another mixer has by default. None stands for an option that was not given."""
-    lacking = {name: mixers_with(name) for options in OPTIONS.values() for name in options}
-    lacking = {name: mixers for name, mixers in lacking.items() if mixer not in mixers}
-    assert lacking or mixer == "fm-sparse"
+    names = {field.name for mixer in MIXERS for field in fields_of(mixer)}
+    lacking = {name: having for name in names if mixer not in (having := mixers_with(name))}
+    assert lacking
     for name, mixers in lacking.items():
-        value = getattr(Config(mixers[0]), name)
+        value = getattr(Config(mixers[0]).options, name)
+        value = 1 if value is None else value
         with pytest.raises(ValueError, match=f"^{name} is an option of {' or '.join(mixers)}, not of {mixer}, got"):
-            Config(mixer, **{name: value})
-        assert getattr(Config(mixer, **{name: None}), name) is None
-        assert Config.lenient(mixer, **{name: value}) == Config(mixer)
+            Config.of(mixer, **{name: value})
+        assert Config.of(mixer, **{name: None}) == Config.lenient(mixer, **{name: value}) == Config(mixer)
+
+
+def test_options_of_another_mixer_and_unknown_names_are_refused():
+    with pytest.raises(TypeError, match="options of fm must be of type DenseConfig, got AttentionConfig"):
+        Config("fm", options=AttentionConfig())
+    with pytest.raises(TypeError, match="options of fm must be of type DenseConfig, got SparseConfig"):
+        Config("fm", options=SparseConfig())
+    with pytest.raises(TypeError, match="gates is no field of Config and no option of a mixer, got 3"):
+        Config.of("fm", gates=3)
+
+
+def test_no_option_of_a_mixer_is_named_like_a_field_of_the_blocks():
+    """They stand side by side in JSON and on the command line."""
+    own = {field.name for mixer in MIXERS for field in fields_of(mixer)}
+    assert not own & {"mixer", *BLOCK_FIELDS}
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_option_of_a_mixer_reaches_its_layer(mixer):
     """An option that changes nothing of the layer would be one that is ignored."""
-    other = {
-        "expansion": 3, "conv": 2, "num_slots": 12, "temperature": 0.5, "rates": "slot", "gate": False,
-        "router_noise": 0.5, "balance": 0.5, "backend": "chunked", "top_k": 3, "head_width": 16, "state_width": 5,
-        "eps": 0.5, "d_model": 64,
-    }  # fmt: skip
 
     def described(**options):
-        layer = Config(mixer, **options).make_mixer()
+        layer = Config.of(mixer, **options).make_mixer()
         plain = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
         return plain, [(name, p.shape) for name, p in layer.named_parameters()]
 
-    names = {*OPTIONS[mixer], "d_model"} | ({"eps"} if mixer != "transformer" else set())
-    for name in names:
-        assert described(**{name: other[name]}) != described(), name
+    given = {field.name: another(field, getattr(Config(mixer).options, field.name)) for field in fields_of(mixer)}
+    given |= {"d_model": 64} | ({"eps": 0.5} if mixer != "transformer" else {})  # attention has no norm
+    for name, value in given.items():
+        if value is not None:
+            assert described(**{name: value}) != described(), name
+
+
+def fields_of(mixer):
+    return dataclasses.fields(MIXERS[mixer].config)
+
+
+def another(field, default):
+    """A legal value that is not the default; None for what has no default of its own."""
+    option = option_of(field)
+    if option is not None and option.choices:
+        return next(choice for choice in option.choices if choice != default)
+    if default is None or isinstance(default, bool):
+        return None if default is None else not default
+    return default + 0.25 if isinstance(default, float) else 2 * default
 
 
 def test_a_sparse_model_keeps_a_quarter_of_its_slots_where_nothing_else_is_said():
-    kept = {slots: Config(num_slots=slots).top_k for slots in (1, 3, 4, 32, 130)}
-    assert kept == {1: 1, 3: 1, 4: 1, 32: 8, 130: 32} and Config(num_slots=4, top_k=4).top_k == 4
+    kept = {slots: Config.of(num_slots=slots).options.top_k for slots in (1, 3, 4, 32, 130)}
+    assert kept == {1: 1, 3: 1, 4: 1, 32: 8, 130: 32} and Config.of(num_slots=4, top_k=4).options.top_k == 4
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

@@ -10,15 +10,17 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from lm import plots
-from lm.evaluate import Buckets, bucket_edges
-from lm.model import DOCUMENT_MARK, Activity, Config, LanguageModel
+from lm.evaluate import bucket_edges
+from lm.memory import Activity, slot_activity
+from lm.model import DOCUMENT_MARK, Config, LanguageModel
+from lm.run import Buckets
 
 SMALL = {"d_model": 16, "num_layers": 2, "num_slots": 5, "top_k": 2}
 TEXT = torch.tensor([DOCUMENT_MARK, *b"def f($x):\n\treturn '\xc3\xa9'\r\n"])
 
 
 def activity(mixer):
-    return LanguageModel(Config.lenient(mixer, **SMALL)).slot_activity(TEXT[None])
+    return slot_activity(LanguageModel(Config.lenient(mixer, **SMALL)), TEXT[None])
 
 
 def buckets(context, level=3.0):
@@ -75,15 +77,6 @@ def test_every_token_is_one_visible_character():
     shown = [plots.visible(token) for token in range(257)]
     assert all(len(c) == 1 and c.isprintable() and not c.isspace() for c in shown)
     assert shown[ord("a")] == "a" and shown[ord(" ")] == "·" and shown[ord("\n")] == "↵"
-
-
-def test_measures_of_a_memory():
-    theta = np.array([[0.5, 0.25, 0.0], [0.5, 0.25, 0.0]])
-    assert plots.half_life(theta) == pytest.approx([1.0, np.log(2) / -np.log(0.75), np.inf])
-    assert 0.5 ** (100 / plots.half_life(np.full((9, 1), 0.03))[0]) == pytest.approx(0.97**100)
-    assert plots.slots_for_half(np.array([[0.1, 0.3, 0.3, 0.3]])) == 2
-    assert plots.entropies(np.full((2, 8), 0.01)) == pytest.approx([3, 3])
-    assert plots.entropies(np.array([[0.0, 0.7], [0.0, 0.0]])) == pytest.approx([0, 0])
 
 
 def test_the_map_shows_each_weight_where_it_belongs(tmp_path, monkeypatch):

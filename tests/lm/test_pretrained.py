@@ -1,4 +1,4 @@
-"""The trained models that come along: how they are made, and that each is what its numbers say."""
+"""The bundled models: how they are made, and that each is what its numbers say."""
 
 import json
 import sys
@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lm import checkpoint, cli
+from lm import checkpoint, cli, pretrained
 from lm.data import Document, read_corpus
 from lm.evaluate import document_loss
 
 SMALL = ["--width", "16", "--layers", "1", "--steps", "3", "--batch", "2", "--length", "16", "--quiet"]
-PUBLISHED = checkpoint.published()
-every_model = pytest.mark.parametrize("name", PUBLISHED)
+every_model = pytest.mark.parametrize("name", pretrained.names())
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +24,8 @@ def text(tmp_path_factory):
 
 @pytest.fixture
 def folder(text, tmp_path, monkeypatch):
-    """A run, published where nothing was before."""
-    monkeypatch.setattr(checkpoint, "PUBLISHED", tmp_path / "models")
+    """A run, published where no model was before."""
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "models")
     run = str(tmp_path / "run")
     options = ["--mixer", "fm", "--slots", "4", "--text", text, "--out", run]
     assert cli.main(["train", *SMALL, *options]) == 0
@@ -36,15 +35,17 @@ def folder(text, tmp_path, monkeypatch):
 
 
 def test_a_published_model_is_the_run_rounded_with_its_numbers(folder, text):
-    path = checkpoint.find("small")
+    path = pretrained.find("small")
     model, whole = checkpoint.read_model(path), checkpoint.read_model(checkpoint.latest(folder / "run"))
     for name, weight in whole.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight.half().float()), name
-    record = checkpoint.read_record(path)
-    assert record["results"]["license"] == document_loss(model, Document("LICENSE", cli.license_text()))
+    run = checkpoint.read_run(path)
+    assert run.results.license == document_loss(model, Document("LICENSE", pretrained.license_text()))
     (document,) = read_corpus(text).splits["test"]
-    assert record["results"]["files"] == {"fox.txt": document_loss(model, document)}
-    assert record["results"]["carried"]["last"][-1] == 32 and record["text"] is None and "manifest" not in record
+    assert run.results.files == {"fox.txt": document_loss(model, document)}
+    assert run.results.stateful.last[-1] == 32 and run.text is None and run.manifest is None
+    assert run.results.stateful != run.results.reset
+    assert "manifest" not in json.loads((path / "run.json").read_bytes())
     assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "run.json"]
 
 
@@ -52,7 +53,7 @@ def test_publishing_again_replaces(folder, text):
     where = ["--context", "16", "--text", text, "--folder", str(folder / "models")]
     (folder / "models" / ".small.part").mkdir()  # of a call that was killed
     assert cli.main(["publish", str(folder / "run"), "small", *where]) == 0
-    assert checkpoint.read_record(checkpoint.find("small"))["results"]["carried"]["last"][-1] == 16
+    assert checkpoint.read_run(pretrained.find("small")).results.stateful.last[-1] == 16
     assert sorted(path.name for path in (folder / "models").iterdir()) == [".lock", "small"]
 
 
@@ -66,39 +67,37 @@ def test_a_folder_that_is_no_model_is_not_replaced(folder, text, capsys):
     assert note.read_text(encoding="utf-8") == "mine"
 
 
-def test_commands_find_a_published_model_by_name_and_all_by_default(folder, text, capsys):
+def test_commands_find_a_bundled_model_by_name_and_all_by_default(folder, text, capsys):
     assert cli.main(["generate", "small", "--length", "5"]) == 0
     assert "5 tokens" in capsys.readouterr().err
     out = ["--context", "32", "--text", text, "--out", str(folder / "out")]
     assert cli.main(["evaluate", *out]) == 0
-    assert list(json.loads((folder / "out" / "length.json").read_text(encoding="utf-8"))["carried"]) == ["fm"]
+    assert list(json.loads((folder / "out" / "length.json").read_text(encoding="utf-8"))["stateful"]) == ["fm"]
 
 
 def test_a_name_is_a_model_and_a_path_is_a_folder(folder, monkeypatch, capsys):
     """Whatever folders there are, with or without a run in them; and no run is ever gone on with by a model's name."""
     monkeypatch.chdir(folder)
     (folder / "small").mkdir()
-    published, run = folder / "models" / "small", folder / "run"
-    assert checkpoint.find("small") == published
-    with pytest.raises(
-        checkpoint.CheckpointError, match=r"small: no checkpoint there .*; models that come along: small"
-    ):
-        checkpoint.find("./small")
+    bundled, run = folder / "models" / "small", folder / "run"
+    assert pretrained.find("small") == bundled
+    with pytest.raises(checkpoint.CheckpointError, match=r"small: no checkpoint there .*; bundled models: small"):
+        pretrained.find("./small")
     with pytest.raises(checkpoint.CheckpointError, match="small: no checkpoint there"):
         checkpoint.latest("small")
     assert cli.main(["generate", "small", "--length", "5"]) == 0
-    assert "comes along" not in capsys.readouterr().err
+    assert "bundled" not in capsys.readouterr().err
     (folder / "small").rmdir()
     run.rename(folder / "small")
-    assert checkpoint.find("small") == published and checkpoint.find("./small").resolve() == folder / "small"
+    assert pretrained.find("small") == bundled and pretrained.find("./small").resolve() == folder / "small"
     assert cli.main(["generate", "small", "--length", "5"]) == 0
-    assert "small is the model that comes along; ./small is the run in the folder" in capsys.readouterr().err
+    assert "small is the bundled model; ./small is the run in the folder" in capsys.readouterr().err
 
 
 def test_the_licence_is_the_same_text_in_a_clone_and_in_a_package(tmp_path, monkeypatch):
-    want = cli.license_text()
+    want = pretrained.license_text()
     assert want == (Path(__file__).parents[2] / "LICENSE").read_bytes().replace(b"\r\n", b"\n")
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "lm" / "cli.py"))
+    monkeypatch.setattr(pretrained, "__file__", str(tmp_path / "lm" / "pretrained.py"))
     (tmp_path / "LICENSE").write_text("of some other package", encoding="utf-8")
     info = tmp_path / "factorization_memory-0.1.0.dist-info"
     (info / "licenses").mkdir(parents=True)
@@ -106,10 +105,10 @@ def test_the_licence_is_the_same_text_in_a_clone_and_in_a_package(tmp_path, monk
         "Metadata-Version: 2.4\nName: factorization-memory\nVersion: 0.1.0\n", encoding="utf-8"
     )
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(cli.UsageError, match="neither in a clone nor installed"):
-        cli.license_text()
+    with pytest.raises(checkpoint.CheckpointError, match="neither in a clone nor installed"):
+        pretrained.license_text()
     (info / "licenses" / "LICENSE").write_bytes(want)
-    assert cli.license_text() == want
+    assert pretrained.license_text() == want
 
 
 def test_a_published_model_reads_the_library_of_any_python(folder, capsys):
@@ -119,21 +118,21 @@ def test_a_published_model_reads_the_library_of_any_python(folder, capsys):
 
 
 def test_without_models_evaluate_asks_for_a_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(checkpoint, "PUBLISHED", tmp_path)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     assert cli.main(["evaluate"]) == 2
-    assert "no trained model comes along: name the folder of a run" in capsys.readouterr().err
+    assert "no model is bundled: name the folder of a run" in capsys.readouterr().err
 
 
 @every_model
-def test_a_model_that_comes_along_is_small_and_reads_as_its_numbers_say(name):
-    path = checkpoint.find(name)
+def test_a_bundled_model_is_small_and_reads_as_its_numbers_say(name):
+    path = pretrained.find(name)
     assert sum(file.stat().st_size for file in path.iterdir()) < 2e6
-    record, model = checkpoint.read_record(path), checkpoint.read_model(path)
-    loss = document_loss(model, Document("LICENSE", cli.license_text()))
-    assert loss == pytest.approx(record["results"]["license"], abs=1e-3)
+    run, model = pretrained.load(name)
+    loss = document_loss(model, Document("LICENSE", pretrained.license_text()))
+    assert loss == pytest.approx(run.results.license, abs=1e-3)
     corpus = read_corpus()
-    if corpus.manifest_hash == record["corpus"]["manifest_hash"]:  # losses of two Python versions are not compared
+    if corpus.manifest_hash == run.corpus.manifest_hash:  # losses of two Python versions are not compared
         for document in corpus.splits["test"]:
-            if document.path in record["results"]["files"]:
-                expected = record["results"]["files"][document.path]
+            if document.path in run.results.files:
+                expected = run.results.files[document.path]
                 assert document_loss(model, document) == pytest.approx(expected, abs=1e-3), document.path

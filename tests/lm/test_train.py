@@ -14,16 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from lm import checkpoint, train
-from lm.checkpoint import CheckpointError, checkpoints, latest, read_model, read_record
+from layers import MIXERS
+from lm import checkpoint, loss, train
+from lm.checkpoint import CheckpointError, checkpoints, latest, read_model, read_run
 from lm.data import Corpus, DataError, Document, sample_batch
 from lm.model import Config, LanguageModel
-from lm.train import Diverged, Settings
+from lm.run import Run, Settings
+from lm.train import Diverged
 
 SMALL = {"d_model": 16, "num_layers": 1, "head_width": 8, "state_width": 4, "num_slots": 4, "top_k": 2}
 SMALL |= {"router_noise": 0.1}  # drawn anew in every step, the same after a resume
 SETTINGS = Settings(steps=6, batch=2, length=16, warmup=2, evaluate_every=2)
-MIXERS = ["fm", "fm-sparse", "mamba2", "transformer"]
 pytestmark = pytest.mark.usefixtures("interruptible")
 
 
@@ -51,7 +52,7 @@ def interrupt_at(monkeypatch, step):
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_resumed_run_ends_in_the_same_bits(corpus, tmp_path, monkeypatch, mixer):
-    settings = dataclasses.replace(SETTINGS, before=5)
+    settings = dataclasses.replace(SETTINGS, burn_in=5)
     whole = run(corpus, tmp_path / "whole", mixer, settings)
     with monkeypatch.context() as patched:
         interrupt_at(patched, 2)  # the third step: the held-out loss is due after the second and the fourth
@@ -65,9 +66,9 @@ def test_a_resumed_run_ends_in_the_same_bits(corpus, tmp_path, monkeypatch, mixe
     files = [latest(tmp_path / part) for part in ("whole", "parts")]
     for name in ("model.safetensors", "training.safetensors"):
         assert len({(file / name).read_bytes() for file in files}) == 1, name
-    records = [{k: v for k, v in read_record(file).items() if k != "seconds"} for file in files]
+    records = [dataclasses.replace(read_run(file), seconds=0.0) for file in files]
     assert records[0] == records[1]
-    assert [entry["step"] for entry in records[0]["history"]] == [2, 4, 6]
+    assert [point.step for point in records[0].history] == [2, 4, 6]
 
 
 def test_a_run_repeats_and_its_seed_matters(corpus, tmp_path):
@@ -80,18 +81,20 @@ def test_a_run_repeats_and_its_seed_matters(corpus, tmp_path):
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_training_learns(corpus, tmp_path, mixer):
     run(corpus, tmp_path, mixer, Settings(steps=40, batch=4, length=32, lr=1e-2, warmup=0, evaluate_every=40))
-    loss = read_record(latest(tmp_path))["history"][-1]["held_out"]
+    loss = read_run(latest(tmp_path)).history[-1].held_out
     assert loss < 5.0  # 8 bits to begin with
 
 
 def test_the_record_says_what_the_run_was(corpus, tmp_path):
     run(corpus, tmp_path, text="some/text")
-    record = read_record(latest(tmp_path))
-    assert record["config"] == dataclasses.asdict(Config.lenient("fm-sparse", **SMALL))
-    assert Settings(**record["settings"]) == SETTINGS
-    assert record["corpus"] == corpus.description() and record["text"].endswith("/some/text")
-    assert record["versions"]["torch"] == torch.__version__
-    assert record["history"][-1]["tokens"] == 6 * 2 * 16 and record["seconds"] > 0
+    record = read_run(latest(tmp_path))
+    assert record.config == Config.lenient("fm-sparse", **SMALL) and record.settings == SETTINGS
+    assert record.corpus == corpus.description() and record.text.endswith("/some/text")
+    assert record.versions["torch"] == torch.__version__ and record.manifest == corpus.manifest
+    assert record.history[-1].tokens == 6 * 2 * 16 and record.seconds > 0
+    stored = json.loads((latest(tmp_path) / "run.json").read_bytes())
+    assert record.to_json() == stored and Run.from_json(stored) == record
+    assert stored["settings"]["burn_in"] == 0 and stored["config"]["top_k"] == 2
 
 
 def test_held_out_loss_is_of_the_model_that_was_saved(corpus, tmp_path):
@@ -100,7 +103,7 @@ def test_held_out_loss_is_of_the_model_that_was_saved(corpus, tmp_path):
     _, windows = train._texts(corpus, SETTINGS)
     logits, _ = model(windows[:, :-1])
     loss = -logits.log_softmax(-1).gather(-1, windows[:, 1:, None]).mean() / math.log(2)
-    assert read_record(latest(tmp_path))["history"][-1]["held_out"] == pytest.approx(loss.item(), rel=1e-5)
+    assert read_run(latest(tmp_path)).history[-1].held_out == pytest.approx(loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("killed_at", ["_write 1", "_write 2", "_write 3", "replace 1", "rmtree 1"])
@@ -129,7 +132,7 @@ def test_a_kill_while_saving_leaves_one_whole_checkpoint(corpus, tmp_path, monke
             train.resume(tmp_path, corpus, quiet=True)
     now = latest(tmp_path)
     assert now == (tmp_path / "step-00000004" if name == "rmtree" else before)
-    assert read_record(now)["step"] == int(now.name.removeprefix("step-"))
+    assert read_run(now).step == int(now.name.removeprefix("step-"))
     resumed = train.resume(tmp_path, corpus, quiet=True)
     assert resumed.embedding.weight.equal(run(corpus, tmp_path / "whole").embedding.weight)
     assert [path.name for path in tmp_path.glob("*step-*")] == ["step-00000006"]
@@ -254,8 +257,8 @@ def test_a_single_text_may_have_another_name(corpus, tmp_path):
     (found / "run.json").write_text(json.dumps(record), encoding="utf-8")
     resumed = train.resume(tmp_path, renamed, text="vixen.txt", quiet=True)
     assert resumed.embedding.weight.isfinite().all()
-    record = read_record(latest(tmp_path))
-    assert (record["step"], record["corpus"]["name"]) == (6, "vixens") and record["text"].endswith("/vixen.txt")
+    record = read_run(latest(tmp_path))
+    assert (record.step, record.corpus.name) == (6, "vixens") and record.text.endswith("/vixen.txt")
 
 
 def test_missing_and_damaged_checkpoints_are_named(corpus, tmp_path):
@@ -296,30 +299,30 @@ def test_rate_rises_then_falls_to_a_tenth():
 def test_each_step_has_its_rate_and_its_batch(corpus, tmp_path, monkeypatch):
     rates, batches, update = [], [], train.update
 
-    def noting(model, optimizer, windows, clip, before):
+    def noting(model, optimizer, windows, clip, burn_in):
         rates.append(optimizer.param_groups[1]["lr"])
-        batches.append((windows, before))
-        return update(model, optimizer, windows, clip, before)
+        batches.append((windows, burn_in))
+        return update(model, optimizer, windows, clip, burn_in)
 
     monkeypatch.setattr(train, "update", noting)
-    run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, before=7))
+    run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, burn_in=7))
     assert rates == pytest.approx([SETTINGS.lr * SETTINGS.rate(step) for step in range(6)])
     stream = corpus.stream("train")
-    for step, (windows, before) in enumerate(batches):
-        assert before == (0, 7)[step % 2]
-        assert windows.equal(sample_batch(stream, 2, before + 16, SETTINGS.seed, step))
+    for step, (windows, burn_in) in enumerate(batches):
+        assert burn_in == (0, 7)[step % 2]
+        assert windows.equal(sample_batch(stream, 2, burn_in + 16, SETTINGS.seed, step))
 
 
 def test_what_comes_before_a_window_fills_the_state_and_gets_no_gradient(corpus):
     model = LanguageModel(Config.lenient("fm-sparse", **{**SMALL, "router_noise": 0.0}))
     tokens = corpus.stream("train")[None, :25].long()
-    loss = train.bits_per_byte(model, tokens, before=8)
-    (gradient,) = torch.autograd.grad(loss, model.embedding.weight)
+    bits = loss.bits_per_byte(model, tokens, burn_in=8)
+    (gradient,) = torch.autograd.grad(bits, model.embedding.weight)
     _, state = model(tokens[:, :8])
     state = tuple(tuple(v.detach() for v in part) for part in state)
     logits, _ = model(tokens[:, 8:-1], state)
     want = torch.nn.functional.cross_entropy(logits[0], tokens[0, 9:]) / math.log(2)
-    assert loss.item() == pytest.approx(want.item()) and loss != train.bits_per_byte(model, tokens[:, 8:])
+    assert bits.item() == pytest.approx(want.item()) and bits != loss.bits_per_byte(model, tokens[:, 8:])
     torch.testing.assert_close(gradient, torch.autograd.grad(want, model.embedding.weight)[0])
 
 
@@ -339,7 +342,7 @@ def test_what_comes_before_a_window_fills_the_state_and_gets_no_gradient(corpus)
         ("batch", 2**31, "batch must be below 2.*31, got 2147483648"),
         ("lr", float("inf"), "lr must be below 1e30, got inf"),
         ("weight_decay", 1e300, "weight_decay must be below 1e30, got 1e.300"),
-        ("before", -1, "before must not be negative"),
+        ("burn_in", -1, "burn_in must not be negative"),
     ],
 )
 def test_bad_settings_are_named(field, value, message):
@@ -415,7 +418,7 @@ def test_a_reader_goes_on_with_the_newer_checkpoint(corpus, tmp_path, monkeypatc
     """A save takes the checkpoint away while it is read; only what is damaged and still there is an error."""
     run(corpus, tmp_path, settings=dataclasses.replace(SETTINGS, steps=2))
     newer = tmp_path / "step-00000004"
-    part = "read_record" if lost == "run.json" else "read_model"
+    part = "read_run" if lost == "run.json" else "read_model"
     real = getattr(checkpoint, part)
 
     def saved_meanwhile(found, *args):
@@ -428,7 +431,7 @@ def test_a_reader_goes_on_with_the_newer_checkpoint(corpus, tmp_path, monkeypatc
 
     monkeypatch.setattr(checkpoint, part, saved_meanwhile)
     found, record, model = checkpoint.read(tmp_path)
-    assert (found, record["step"]) == (newer, 4) and isinstance(model, LanguageModel)
+    assert (found, record.step) == (newer, 4) and isinstance(model, LanguageModel)
     (newer / lost).write_bytes(b"")
     with pytest.raises(CheckpointError, match="step-00000004: damaged"):
         checkpoint.read(tmp_path)

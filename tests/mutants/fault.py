@@ -23,7 +23,7 @@ MAMBA2 = "fast/mamba2.py"
 SCAN, PAIRS = "fast/scan.py", f"{PARITY}[sparse-scan]"
 PIECES = f"{LAWS}::test_neither_chunks_nor_lines_nor_blocks_matter[sparse-scan]"
 FRAME = "tests/experiments/test_frame.py"
-LAYERS, LAYER_TESTS, PUBLISHED = "lm/layers.py", "tests/layers/test_layers.py", "tests/lm/test_pretrained.py"
+LAYER_TESTS, PRETRAINED = "tests/layers/test_mixers.py", "tests/lm/test_pretrained.py"
 MODEL_TESTS = "tests/lm/test_model.py"
 
 

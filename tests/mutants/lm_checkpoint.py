@@ -1,17 +1,17 @@
 """Faults planted in lm/checkpoint.py."""
 
-from tests.mutants.fault import PUBLISHED, planted
+from tests.mutants.fault import PRETRAINED, planted
 
 # fmt: off
 FAULTS = [
     *planted(
-        "lm/checkpoint.py", PUBLISHED,
-        ("publish: measured before it is rounded",
-         "        model.load_state_dict(weights)\n        record =", "        record ="),
-        ("publish: weights kept whole", "v.half() for", "v for"),
-        ("find: a folder hides a model", "if run in names:", "if run in names and not Path(run).exists():"),
-        ("publish: what is there stays",
-         "            remove(final)\n        os.replace", "            return final\n        os.replace"),
+        "lm/checkpoint.py", PRETRAINED,
+        ("publish: what is there stays", "    if over and final.exists():\n        remove(final)\n", "    if over and final.exists():\n        return\n"),
+    ),
+    *planted(
+        "lm/checkpoint.py", "tests/lm/test_train.py -k 'ours or synced'",
+        ("run: a save replaces the user's folder", "if over and final.exists():", "if final.exists():"),
+        ("run: a save is renamed before it is on the disk", "    _sync_folder(hidden)\n    if over", "    if over"),
     ),
     *planted(
         "lm/checkpoint.py", "tests/lm/test_train.py -k 'process or reader or ours or order or full or removed or written'",

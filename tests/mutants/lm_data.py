@@ -16,5 +16,15 @@ FAULTS = [
         ("text: a device is a folder", "if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):", "if False:"),
         ("text: gone files are not named", '            "gone": manifest.keys() - self.manifest.keys(),\n', ""),
     ),
+    *planted(
+        "lm/data.py", "tests/lm/test_data.py",
+        ("text: no mark between documents", "np.concatenate([mark, np.frombuffer(self.data, dtype=np.uint8)])",
+         "np.frombuffer(self.data, dtype=np.uint8).astype(np.int16)"),
+        ("text: a batch that no seed decides", "np.random.default_rng([seed, step])", "np.random.default_rng(step)"),
+        ("text: windows without the byte to predict last", "stream[start : start + length + 1] for start in starts.tolist()",
+         "stream[start : start + length] for start in starts.tolist()"),
+        ("text: copies are read twice", 'if kind := "copies" if data in first_with else _no_text(path, data):',
+         "if kind := _no_text(path, data):"),
+    ),
 ]
 # fmt: on

@@ -1,4 +1,4 @@
-"""Faults planted in lm/evaluate.py."""
+"""Faults planted in lm/evaluate.py and what it measures with: lm/loss.py, lm/run.py, lm/memory.py."""
 
 from tests.mutants.fault import planted
 
@@ -6,9 +6,35 @@ from tests.mutants.fault import planted
 FAULTS = [
     *planted(
         "lm/evaluate.py", "tests/lm/test_evaluate.py",
-        ("evaluate: emptied keeps its state", "None if reset else state", "state"),
+        ("evaluate: reset keeps its state", "None if reset else state", "state"),
         ("evaluate: a loss counts one bucket early", "bucket_of[places]", "bucket_of[(places - 1).clamp(0)]"),
         ("evaluate: windows are drawn, not files", "draws @ count", "draws.sum(1, keepdims=True) * count.mean(0)"),
+    ),
+    *planted(
+        "lm/evaluate.py", "tests/lm/test_evaluate.py",
+        ("evaluate: the control keeps its state", "segment, reset=True, label=label and", "segment, label=label and"),
+        ("evaluate: a model stays in its mode for evaluation", "    model.train(was_training)\n", ""),
+        ("evaluate: windows of short files", "count = min(per_file, (len(tokens) - 1) // context)",
+         "count = min(per_file, -(-len(tokens) // context))"),
+    ),
+    *planted(
+        "lm/loss.py", "tests/lm/test_train.py -k 'fills_the_state or held_out_loss_is'",
+        ("loss: gradients through the burn-in", "        with torch.no_grad():\n            _, state", "        if True:\n            _, state"),
+        ("loss: the burn-in is forgotten", "model(tokens[:, :-1], state)", "model(tokens[:, :-1])"),
+        ("loss: in nats", "\"mean\") / math.log(2)", "\"mean\")"),
+    ),
+    *planted(
+        "lm/run.py", "tests/lm/test_train.py -k 'says_what_the_run_was or damaged or settings_are'",
+        ("run: its history is not kept", '"history": [asdict(point) for point in self.history]', '"history": []'),
+        ("run: a record without its settings", 'missing = {"config", "settings", "corpus", "text", "step", "history"} - record.keys()',
+         'missing = {"step"} - record.keys()'),
+    ),
+    *planted(
+        "lm/memory.py", "tests/lm/test_memory.py",
+        ("memory: activity of the input, not of the normed input", "inputs = block.mixer_norm(x)", "inputs = x"),
+        ("memory: a half-life that counts no compounding", "-np.log1p(-theta.mean(0, dtype=np.float64))",
+         "theta.mean(0, dtype=np.float64)"),
+        ("memory: slots for half in any order", "np.sort(theta.sum(0))[::-1]", "theta.sum(0)"),
     ),
 ]
 # fmt: on
