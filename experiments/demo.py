@@ -12,6 +12,7 @@ import torch
 
 from experiments import agreement, frame, length, slots
 from experiments.frame import Experiment, Run, UsageError
+from layers import SparseConfig
 from lm import checkpoint, plots, pretrained
 from lm.checkpoint import CheckpointError
 from lm.data import Corpus, DataError, read_corpus, reference_lines, sample_batch
@@ -48,7 +49,9 @@ def measure(run: Run) -> dict:
     lengths = compare_lengths(models, windows, reference_lines(corpus.text("test")), window, run.folder)
     layers, part, tokens, layer = slots.excerpt(models[SHOWN], slots.longest(corpus))
     plots.draw_slots(part, tokens, run.folder / "slots.png", layer=layer)
-    plots.draw_slot_use(layers, run.folder / "slot_use.png", top_k=models[SHOWN].config.options.top_k)
+    shown = models[SHOWN].config.options
+    assert isinstance(shown, SparseConfig)
+    plots.draw_slot_use(layers, run.folder / "slot_use.png", top_k=shown.top_k)
     print_sample(models[SHOWN], options.seed, 20 if run.tiny else 400)
     config, seconds = (Config.of(SHOWN, **TINY_MODEL), 0.1) if run.tiny else (Config(mixer=SHOWN), options.seconds)
     settings, history = train_from_scratch(config, corpus, seconds, options.seed, device, trained, options.text)

@@ -17,14 +17,13 @@ SHOWN = (256, 512, 2048, 16384)  # where the buckets in the table end
 def load() -> dict:
     """By model: its mixer, the bytes of the windows that it was trained on, and what was measured."""
     folder = pretrained.FOLDER
-    runs = {name: checkpoint.read_run(folder / name) for name in pretrained.names(folder)}
-    return {
-        name: {
-            "mixer": run.config.mixer, "window": run.settings.length,
-            **{part: asdict(run.results)[part] for part in ("stateful", "reset", "references")},
-        }
-        for name, run in runs.items()
-    }  # fmt: skip
+    found = {}
+    for name in pretrained.names(folder):
+        run = checkpoint.read_run(folder / name)
+        assert run.results is not None, f"{name} was put there without results"
+        parts = {part: asdict(run.results)[part] for part in ("stateful", "reset", "references")}
+        found[name] = {"mixer": run.config.mixer, "window": run.settings.length, **parts}
+    return found
 
 
 def comparable(result: dict) -> dict:

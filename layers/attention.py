@@ -59,10 +59,10 @@ class Attention(nn.Module):
         return 2 * batch_size * position * self.d_model * self.in_proj.weight.element_size()
 
     def _attend(self, attend: Callable, x: Tensor, state: Cache | None) -> tuple[Tensor, Cache]:
-        state = self._checked(x, state)
+        cache = self._checked(x, state)
         q, k, v = self.in_proj(x).unflatten(-1, (3, self.num_heads, self.head_width)).unbind(-3)
-        y, state = attend(q, k, v, state)
-        return self.out_proj(y.flatten(-2)), state
+        y, cache = attend(q, k, v, cache)
+        return self.out_proj(y.flatten(-2)), cache
 
     def _checked(self, x: Tensor, state: Cache | None) -> Cache:
         check_input(x, self.d_model)

@@ -51,9 +51,10 @@ class DenseConfig(MixerConfig):
             raise ValueError(f"slot_width or expansion, not both: got {self.slot_width} and {self.expansion}")
         if self.slot_width is None and self.expansion is None:
             object.__setattr__(self, "expansion", 1)
-        for name in ("num_slots", "expansion", "slot_width"):
-            if (value := getattr(self, name)) is not None or name == "num_slots":
-                check_sizes(**{name: value})
+        check_sizes(num_slots=self.num_slots)
+        for name, size in (("expansion", self.expansion), ("slot_width", self.slot_width)):
+            if size is not None:
+                check_sizes(**{name: size})
         check_positive(temperature=self.temperature)
         check_not_negative(router_noise=self.router_noise, balance=self.balance)
         if not isinstance(self.gate, bool):
@@ -64,7 +65,7 @@ class DenseConfig(MixerConfig):
 
     def width(self, d_model: int) -> int:
         """D, the numbers of a slot."""
-        return self.expansion * d_model if self.slot_width is None else self.slot_width
+        return (self.expansion or 1) * d_model if self.slot_width is None else self.slot_width
 
     def check_width(self, d_model: int) -> None:
         check_sizes(slot_width=self.width(d_model))
@@ -74,7 +75,7 @@ class DenseConfig(MixerConfig):
 class SparseConfig(DenseConfig):
     """A token writes to the top_k slots of the largest affinity, whose affinities are divided by their sum."""
 
-    top_k: int | None = option(None, "slots a token uses", shown="a quarter of the slots")
+    top_k: int = option(None, "slots a token uses", shown="a quarter of the slots")
 
     backends: ClassVar[tuple[str, ...]] = SPARSE_BACKENDS
 

@@ -10,6 +10,8 @@ from layers.options import is_size
 class ShortConvolution(nn.Module):
     """y_t = sum_j w_j * x_{t - width + 1 + j}: causal, one filter per channel. Width 0: no weight, and x as it is."""
 
+    weight: nn.Parameter | None
+
     def __init__(self, channels: int, width: int):
         super().__init__()
         check_conv(width)
@@ -21,7 +23,7 @@ class ShortConvolution(nn.Module):
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, channels] after tail [B, width - 1, channels], the inputs before it -> y, the next tail."""
-        if not self.width:
+        if self.weight is None:
             return x, tail
         x = torch.cat([tail, x], 1)
         # torch.compile does not know a jvp of our own, so that forward mode goes through torch's operators.

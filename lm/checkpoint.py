@@ -132,7 +132,7 @@ def run_json(run: Run) -> bytes:
 def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints of a run, the oldest first."""
     found = [path for path in _named(folder, "step-*") if os.path.isfile(path / "run.json")]
-    return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def holds_run(folder: Path) -> bool:
@@ -218,7 +218,7 @@ def _lock(descriptor: int) -> None:
     """Lock an open file until it is closed or the process ends; an OSError at once if another process has."""
     if WINDOWS:
         os.lseek(descriptor, BEHIND_THE_PID, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
     else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -62,7 +63,7 @@ def _output() -> Iterator[None]:
                 until_the_end.enter_context(
                     redirect(until_the_end.enter_context(open(os.devnull, "w", encoding="utf-8")))
                 )
-            elif hasattr(stream, "reconfigure"):  # a notebook's lacks it
+            elif isinstance(stream, io.TextIOWrapper):  # a notebook's is none
                 stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
         yield
 
@@ -190,7 +191,7 @@ def _config(args: argparse.Namespace, chosen: list[Flag]) -> Config:
     for flag in chosen:
         if (having := mixers_with(flag.field)) and mixer not in having:
             raise ValueError(f"--{flag.name} is for --mixer {' or '.join(having)}, not for {mixer}")
-    if reason := fast.backends().get(given.get("backend")):
+    if reason := fast.backends().get(given.get("backend", "auto")):
         raise ValueError(f"--backend {given['backend']} cannot run here: {reason}")
     return Config.of(**given)
 
@@ -237,7 +238,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         for name, model in zip(names, models, strict=True)
     }
     stateful = {name: result.stateful for name, result in by_position.items()}
-    reset = {name: result.reset for name, result in by_position.items() if args.reset}
+    reset = {name: result.reset for name, result in by_position.items() if result.reset is not None}
     if corpus.manifest_hash != first.corpus.manifest_hash:
         print(f"trained on {first.corpus.name}, measured on {corpus.name}")
     print(table(stateful, length))
@@ -271,6 +272,7 @@ def _publish(args: argparse.Namespace) -> None:
     checkpoint.writable(Path(args.folder), "--folder")
     final = pretrained.publish(run, model, name, corpus, windows, Path(args.folder))
     results, length = checkpoint.read_run(final).results, run.settings.length
+    assert results is not None
     print(table({name: results.stateful, f"every {length} reset": results.reset}, length))
     print(f"wrote {final}: {sum(file.stat().st_size for file in final.iterdir()) / 1e6:.2f} MB")
     if final.parent == pretrained.FOLDER:

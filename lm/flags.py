@@ -32,9 +32,9 @@ class Flag(NamedTuple):
             group.add_argument(f"--{self.name}", type=self.kind, choices=self.choices, metavar=shown, **how)
 
 
-def flags_of(made: object) -> list[Flag]:
+def flags_of(made: Any) -> list[Flag]:
     """The options of one dataclass; `made` has its defaults."""
-    return [_flag(field, option_of(field), getattr(made, field.name)) for field in fields(made) if option_of(field)]
+    return [_flag(field, found, getattr(made, field.name)) for field in fields(made) if (found := option_of(field))]
 
 
 def flags_of_models() -> list[Flag]:
@@ -64,7 +64,7 @@ def in_flags(message: str, flags: Iterable[Flag]) -> str:
 
 def _flag(field: Field, option: Option, default: object) -> Flag:
     """A switch that is on by default is turned off, by --no-NAME."""
-    kind = next(kind for kind in (*get_args(field.type), field.type) if kind is not NoneType)
+    kind: Any = next(kind for kind in (*get_args(field.type), field.type) if kind is not NoneType)
     name, what = option.flag or field.name.replace("_", "-"), f"{option.what} (default: {option.default or default})"
     if kind is bool:
         name, what = (f"no-{name}", f"without {option.what}") if default else (name, f"with {option.what}")

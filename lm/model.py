@@ -3,7 +3,9 @@
 tokens -> embedding -> num_layers x [x + mixer(norm(x)), x + swiglu(norm(x))] -> norm -> embedding, transposed
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +25,10 @@ class Config:
     mixer: str = option("fm-sparse", "what mixes the tokens", choices=tuple(MIXERS))
     d_model: int = option(128, "model width", flag="width")
     num_layers: int = option(4, "number of blocks", flag="layers")
-    mlp_width: int | None = option(None, "width of the SwiGLU", shown="in proportion")  # None: as the mixer's row says
+    mlp_width: int = option(None, "width of the SwiGLU", shown="in proportion")  # None: as the mixer's row says
     eps: float = 1e-6
-    options: MixerConfig | None = None  # None: the mixer's defaults
+    # None: the mixer's defaults
+    options: MixerConfig = None  # pyright: ignore[reportAssignmentType]
 
     def __post_init__(self) -> None:
         row = _row(self.mixer)
@@ -42,7 +45,7 @@ class Config:
         self.options.check_width(self.d_model)
 
     @classmethod
-    def of(cls, mixer: str = "fm-sparse", **given: object) -> "Config":
+    def of(cls, mixer: str = "fm-sparse", **given: Any) -> "Config":
         """From fields of the blocks and of the mixer side by side; an option of other mixers alone is a ValueError.
 
         None stands for an option that was not given.
@@ -62,7 +65,7 @@ class Config:
         return cls(mixer, **given, options=row.options(**own))
 
     @classmethod
-    def lenient(cls, mixer: str, **given: object) -> "Config":
+    def lenient(cls, mixer: str, **given: Any) -> "Config":
         """`of` without what only other mixers have: for sizes that serve several, and for records that hold all."""
         foreign = {name for name in given if (having := mixers_with(name)) and mixer not in having}
         return cls.of(mixer, **{name: value for name, value in given.items() if name not in foreign})
@@ -71,7 +74,8 @@ class Config:
         """Side by side, as `of` takes them and as JSON holds them."""
         return {name: getattr(self, name) for name in ("mixer", *BLOCK_FIELDS)} | asdict(self.options)
 
-    def make_mixer(self) -> nn.Module:
+    def make_mixer(self) -> Any:
+        """A module with the interface of layers/mixer.py."""
         return MIXERS[self.mixer].module(self.d_model, self.options, eps=self.eps)
 
 
@@ -104,9 +108,9 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config.d_model, config.mlp_width)
 
     def forward(self, x: Tensor, state: tuple | None, step_: bool = False) -> tuple[Tensor, tuple]:
-        y, state = (self.mixer.step_ if step_ else self.mixer)(self.mixer_norm(x), state)
+        y, new = (self.mixer.step_ if step_ else self.mixer)(self.mixer_norm(x), state)
         x = x + y
-        return x + self.mlp(self.mlp_norm(x)), state
+        return x + self.mlp(self.mlp_norm(x)), new
 
 
 class LanguageModel(nn.Module):
@@ -116,11 +120,13 @@ class LanguageModel(nn.Module):
     token, each from the state after the one before.
     """
 
+    blocks: Sequence[Block]
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(VOCABULARY, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = cast(Any, nn.ModuleList(Block(config) for _ in range(config.num_layers)))
         self.norm = nn.RMSNorm(config.d_model, config.eps)
         self._initialise()
 
@@ -142,11 +148,11 @@ class LanguageModel(nn.Module):
     def _run(self, tokens: Tensor, state: tuple | None, step_: bool = False) -> tuple[Tensor, tuple]:
         if tokens.dtype != torch.int64 or tokens.ndim != 2:
             raise ValueError(f"tokens must be int64 [B, T], got {tokens.dtype}, {[*tokens.shape]}")
-        state = [None] * len(self.blocks) if state is None else state
-        if len(state) != len(self.blocks):
-            raise ValueError(f"state needs one entry for each of {len(self.blocks)} layers, got {len(state)}")
+        before = [None] * len(self.blocks) if state is None else state
+        if len(before) != len(self.blocks):
+            raise ValueError(f"state needs one entry for each of {len(self.blocks)} layers, got {len(before)}")
         x, states = self.embedding(tokens), []
-        for block, old in zip(self.blocks, state, strict=True):
+        for block, old in zip(self.blocks, before, strict=True):
             x, new = block(x, old, step_)
             states.append(new)
         return F.linear(self.norm(x), self.embedding.weight), tuple(states)

@@ -30,7 +30,7 @@ STYLES = [
     ("#8f8f8f", ":", "D"),
     ("#000000", (0, (5, 1, 1, 1, 1, 1)), "v"),
 ]
-TEXT = {"font.size": 13, "axes.titlesize": 15, "axes.titleweight": "bold", "axes.titlelocation": "left"}
+TEXT: dict = {"font.size": 13, "axes.titlesize": 15, "axes.titleweight": "bold", "axes.titlelocation": "left"}
 
 
 @matplotlib.rc_context(TEXT)
@@ -125,7 +125,7 @@ def draw_lengths(
     _mark_positions(axes, first, 0)
     axes.set_ylabel("loss (bits per byte)")
     axes.set_title(_length_finding(results, train_length))
-    if two:
+    if reset and trained is not None and train_length is not None:
         _draw_reset(panels[1], results, reset, trained, train_length)
     figure.legend(loc="outside lower center", ncols=len(results) + two)
     figure.savefig(path)

@@ -86,6 +86,7 @@ def license_text() -> bytes:
 
 def _measure(model: LanguageModel, corpus: Corpus, windows: Windows, segment: int, label: str) -> Results:
     by_position = evaluate(model, windows, segment, reset=True, label=label)
+    assert by_position.reset is not None
     few = sorted(corpus.splits["test"], key=lambda document: len(document.data))[:3]
     return Results(
         by_position.stateful, by_position.reset, reference_lines(corpus.text("test")),

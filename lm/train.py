@@ -154,6 +154,7 @@ def _held_out(model: LanguageModel, held_out: Tensor, run: Run, folder: Path) ->
     loss = held_out_loss(model, held_out, run.settings.batch)
     if not math.isfinite(loss):
         raise _diverged("held-out loss", run.step, folder)
+    assert run.smoothed is not None  # a step was made
     return Point(run.step, run.step * run.settings.batch * run.settings.length, run.smoothed, loss)
 
 

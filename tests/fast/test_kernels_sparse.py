@@ -114,7 +114,7 @@ def test_a_sequence_does_not_depend_on_the_others(data):
 
 
 def ordinary(batch=1, time=20, num_slots=5, per_token=2, width=5, spread=1.0):
-    """theta, phi, slots, value, num_slots and an initial state; the smaller the spread, the more use the first slots."""
+    """theta, phi, slots, value, num_slots, an initial state; the smaller the spread, the more use the first slots."""
     generator = torch.Generator().manual_seed(0)
     shape = batch, time, per_token
     theta, phi = (torch.rand(shape, generator=generator) for _ in range(2))
