@@ -450,6 +450,15 @@ def test_only_our_own_files_are_ours(corpus, tmp_path):
     assert [(tmp_path / name).read_text(encoding="utf-8") for name in mine] == ["mine"] * len(mine)
 
 
+def test_a_folder_of_ours_by_name_alone_is_not_replaced(corpus, tmp_path):
+    photo = tmp_path / "step-00000002" / "photo.png"
+    photo.parent.mkdir()
+    photo.write_text("mine", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="step-00000002 could not be saved"):
+        run(corpus, tmp_path)
+    assert photo.read_text(encoding="utf-8") == "mine" and not checkpoints(tmp_path)
+
+
 def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
     for step in (99_999_999, 100_000_000, 7):
         (tmp_path / f"step-{step:08d}").mkdir()

@@ -9,8 +9,7 @@ FAULTS = [
         ("publish: what is there stays", "    if over and final.exists():\n        remove(final)\n", "    if over and final.exists():\n        return\n"),
     ),
     *planted(
-        "lm/checkpoint.py", "tests/lm/test_train.py -k 'ours or synced'",
-        ("run: a save replaces the user's folder", "if over and final.exists():", "if final.exists():"),
+        "lm/checkpoint.py", "tests/lm/test_train.py -k synced",
         ("run: a save is renamed before it is on the disk", "    _sync_folder(hidden)\n    if over", "    if over"),
     ),
     *planted(

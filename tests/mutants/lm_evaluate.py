@@ -24,8 +24,9 @@ FAULTS = [
         ("loss: in nats", "\"mean\") / math.log(2)", "\"mean\")"),
     ),
     *planted(
-        "lm/run.py", "tests/lm/test_train.py -k 'says_what_the_run_was or damaged or settings_are'",
+        "lm/run.py", "tests/lm/test_run.py",
         ("run: its history is not kept", '"history": [asdict(point) for point in self.history]', '"history": []'),
+        ("run: its results are not kept", 'record["results"] = asdict(self.results)', "pass"),
         ("run: a record without its settings", 'missing = {"config", "settings", "corpus", "text", "step", "history"} - record.keys()',
          'missing = {"step"} - record.keys()'),
     ),
