@@ -34,7 +34,7 @@ FAULTS = [
         LAYER, CONFIG_TESTS,
         ("config: a dense layer takes a sparse backend", "backends: ClassVar[tuple[str, ...]] = DENSE_BACKENDS",
          "backends: ClassVar[tuple[str, ...]] = SPARSE_BACKENDS"),
-        ("config: any width of a slot", "check_sizes(**{name: value})", "pass"),
+        ("config: any width of a slot", "check_sizes(**{name: size})", "pass"),
         ("config: more slots kept than there are", "is_size(self.top_k) and self.top_k <= self.num_slots",
          "is_size(self.top_k)"),
     ),

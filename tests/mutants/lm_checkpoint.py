@@ -20,7 +20,7 @@ FAULTS = [
         ("run: a reader does not try again", "if found.exists():\n                raise", "raise"),
         ("run: all that begins with step- is ours", "if NAME.fullmatch(path.name) and path.is_dir()", "if True"),
         ("run: a folder of the user's is a checkpoint", 'if os.path.isfile(path / "run.json")]', "]"),
-        ("run: checkpoints sorted as text", "key=lambda path: int(NAME.fullmatch(path.name)[1])", "key=str"),
+        ("run: checkpoints sorted as text", 'int(path.name.removeprefix("step-"))', 'path.name'),
         ("run: half a save stays", "        shutil.rmtree(hidden, ignore_errors=True)", "        pass"),
         ("run: what is being read stops the training", "with suppress(OSError):", "with suppress(KeyError):"),
         ("run: no probe", "    writable(folder, option)\n", "    folder.mkdir(parents=True, exist_ok=True)\n"),
