@@ -4,11 +4,7 @@
 it. It exits with 1 if one survives. A fault that survives means that a test is missing.
 """
 
-import os
-import shlex
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,29 +13,9 @@ from pathlib import Path
 
 from tests.mutants import ROOT, all_faults
 from tests.mutants.fault import Fault
+from tests.mutants.runs import passes
 
-ROOMS = ("reference", "fast", "layers", "lm", "experiments", "tests", "pyproject.toml", "LICENSE")
-
-
-def pytest(project: Path, tests: str) -> tuple[bool, str]:
-    """Whether the tests pass, and what failed first."""
-    command = [sys.executable, "-m", "pytest", "-x", "--no-header", "--tb=no", "-rfE", *shlex.split(tests)]
-    environment = {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(project),
-        "HYPOTHESIS_PROFILE": "mutants",
-        "PYTHONUTF8": "1",
-    }
-    try:
-        run = subprocess.run(
-            command, cwd=project, env=os.environ | environment, capture_output=True, encoding="utf-8", timeout=600
-        )
-    except subprocess.TimeoutExpired:
-        return False, "no end after 600 s"
-    if run.returncode < 0:  # an access outside of memory ends the interpreter
-        return False, signal.Signals(-run.returncode).name
-    lines = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return run.returncode == 0, lines[0].split(" - ")[0].split("::", 1)[-1] if lines else run.stdout[-300:]
+ROOMS = ("reference", "fast", "layers", "lm", "experiments", "notebooks", "tests", "pyproject.toml", "LICENSE")
 
 
 def copy() -> tempfile.TemporaryDirectory:
@@ -62,7 +38,7 @@ def plant(fault: Fault) -> tuple[str, str, float]:
         if text.count(fault.old) != 1:
             return "NOT FOUND", f"old text occurs {text.count(fault.old)} times", 0.0
         path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
-        passed, what = pytest(Path(folder), fault.tests)
+        passed, what = passes(Path(folder), fault.tests)
     return ("SURVIVED", fault.tests, time.monotonic() - start) if passed else ("killed", what, time.monotonic() - start)
 
 
@@ -70,7 +46,7 @@ def main() -> int:
     faults = [f for f in all_faults() if all(word in f.name for word in sys.argv[1:])]
     with ThreadPoolExecutor(2) as pool, copy() as folder:
         clean = sorted({f.tests for f in faults})
-        for tests, (passed, what) in zip(clean, pool.map(lambda t: pytest(Path(folder), t), clean), strict=True):
+        for tests, (passed, what) in zip(clean, pool.map(lambda t: passes(Path(folder), t), clean), strict=True):
             if not passed:
                 print(f"Without a fault, {tests} must pass: {what}")
                 return 1
