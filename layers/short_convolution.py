@@ -26,9 +26,10 @@ class ShortConvolution(nn.Module):
         if self.weight is None:
             return x, tail
         x = torch.cat([tail, x], 1)
-        # torch.compile does not know a jvp of our own, so that forward mode goes through torch's operators.
-        forward_mode = any(map(has_tangent, (x, self.weight)))
-        y = (_Convolve.forward if forward_mode else _Convolve.apply)(x, self.weight)
+        # Without a backward, its set-up would take longer than a token's convolution. And torch.compile does not know a
+        # jvp of our own, so that forward mode goes through torch's operators.
+        plain = not torch.is_grad_enabled() or any(map(has_tangent, (x, self.weight)))
+        y = (_Convolve.forward if plain else _Convolve.apply)(x, self.weight)
         return y, x[:, x.shape[1] - tail.shape[1] :]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest) -> None:
