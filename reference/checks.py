@@ -1,5 +1,7 @@
 """What the loops may be given. An error names the argument, what it must be and what it got."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,8 @@ def floating(sizes: dict[str, int], /, **arguments: tuple[Tensor | None, str]) -
     >>> sizes
     {'M': 5, 'B': 2, 'D': 4}
     """
-    first, (like, _) = next(iter(arguments.items()))
-    assert like is not None
+    first = next(iter(arguments))
+    like: Any = arguments[first][0]  # a tensor, or the first turn of the loop says so
     for name, (tensor, letters) in arguments.items():
         if tensor is None and name in OPTIONAL:
             continue
