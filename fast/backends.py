@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fast import chunked, operators, packing, scan, step
+from fast import chunked, compiled, operators, packing, scan, step, walk
 from fast.validation import one_of
 
 try:
@@ -35,6 +35,7 @@ def _why_not_triton() -> str | None:
 BACKENDS = {
     "chunked": Backend(chunked.factorization_memory, chunked.sparse_factorization_memory, lambda: None),
     "scan": Backend(None, scan.sparse_factorization_memory, lambda: None),
+    "walk": Backend(None, walk.sparse_factorization_memory, compiled.why_not),
     "triton": Backend(
         dense_kernels and dense_kernels.factorization_memory,
         sparse_kernels and sparse_kernels.sparse_factorization_memory,
@@ -42,7 +43,8 @@ BACKENDS = {
         wide=False,
     ),
 }
-DENSE_BACKENDS = ("auto", *(name for name in BACKENDS if name != "scan"))
+SPARSE_ONLY = ("scan", "walk")
+DENSE_BACKENDS = ("auto", *(name for name in BACKENDS if name not in SPARSE_ONLY))
 SPARSE_BACKENDS = ("auto", *BACKENDS)
 
 

@@ -1,0 +1,383 @@
+"""Sparse Factorization Memory as what it is: the loop of reference/, token after token, compiled by numba for a CPU.
+
+    h[i] = (1 - theta[i]) h[i] + theta[i] x    (4)      of a pair (token, slot), three short passes over D numbers,
+    rms(v) = sqrt(|v|^2 / D + eps)             (5)      all of which stand in a cache
+    y = sum_i phi[i] h[i] / rms(h[i])          (6)
+
+The columns of a slot meet in the sum of (5) alone. So the work is cut into units, a block of columns of one sequence,
+and each pass is walked twice: once for the sums over columns, which are then added, and once with them. No unit waits
+for another, so threads share them. What a unit does depends on nothing but shapes: the same bits for any number of
+threads.
+
+The backward keeps nothing of the states. It walks forward once more, sets states aside at the beginning of segments,
+and then, from the last segment to the first, walks each forward with every state at hand and back again. docs/
+derivation.md says why this beats matrix products where K is small.
+
+Compiled code may fuse a product with a sum, and adds up columns in an order of its own ("contract", "reassoc").
+It may not assume that a number is finite: NaN and infinity go where they go in the loop, and theta of 0 and 1 are exact.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fast import compiled, operators, packing, validation
+from fast.compiled import why_not
+from fast.operators import in_given_dtypes
+
+COLUMNS = 128  # of a block: short enough that a slot's block and its adjoint stay in a cache, long enough for a loop
+
+
+def sparse_factorization_memory(
+    theta: Tensor,
+    phi: Tensor,
+    slots: Tensor,
+    value: Tensor,
+    num_slots: int,
+    initial_state: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    cu_seqlens: Tensor | None = None,
+    check_values: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """What `fast.sparse_factorization_memory` does with backend="walk", without its checks.
+
+    >>> one = torch.ones(1, 2, 1)
+    >>> value = torch.tensor([[[3.0, 3.0], [5.0, -5.0]]])
+    >>> arguments = one, one, torch.tensor([[[7], [2]]]), value, 9
+    >>> y, state = sparse_factorization_memory(*arguments, eps=1e-12) if why_not() is None else (value.sign(), 3 * one)
+    >>> y.round(decimals=3)
+    tensor([[[ 1.,  1.],
+             [ 1., -1.]]])
+    """
+    save = operators.needs_grad(theta, phi, value, initial_state)
+    inputs = theta, phi, slots, value, num_slots, initial_state, cu_seqlens, eps, check_values
+    y, final_state, *_ = _forward_op(*inputs, save)
+    return y, final_state
+
+
+def sparse_step(
+    theta: Tensor, phi: Tensor, slots: Tensor, value: Tensor, state: Tensor, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """theta, phi, slots [B, K], value [B, D], state [B, M, D] -> y [B, D], new state. No derivatives."""
+    return sparse_step_(theta, phi, slots, value, state.clone(memory_format=torch.contiguous_format), eps=eps)
+
+
+def sparse_step_(
+    theta: Tensor, phi: Tensor, slots: Tensor, value: Tensor, state: Tensor, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """`sparse_step` inside the state: K rows are read and written where they are."""
+    dtype, rows = state.dtype, state if state.is_contiguous() else state.contiguous()
+    y = torch.empty(value.shape, dtype=dtype)
+    given = (*(_array(v, dtype) for v in (theta, phi)), _array(slots, torch.int64), _array(value, dtype))
+    arguments = *given, _array(rows, dtype), eps, y.numpy()
+    compiled.run(_step, *arguments, units=len(value), work=slots.numel() * value.shape[-1], dtype=dtype)
+    return y.to(value.dtype), state if rows is state else state.copy_(rows)
+
+
+# --- the loops, which fast.compiled compiles -------------------------------------------------------------------
+#
+# A unit is a sequence s and a block of columns. The tokens of all sequences stand one after the other, those of s at
+# bounds[s] to bounds[s + 1]. It names count[s] slots: used[s, u] is number u, place[t, k] the number of pair (t, k).
+
+
+def _step(begin, stride, theta, phi, slots, value, state, eps, y):
+    """One token of each sequence: theta, phi, slots [B, K], value, y [B, D], state [B, M, D]."""
+    real = theta.dtype.type
+    for b in range(begin, len(value), stride):
+        x, out = value[b], y[b]
+        out[:] = 0
+        for k in range(theta.shape[1]):
+            h, write = state[b, slots[b, k]], theta[b, k]
+            keep, square = real(1) - write, real(0)
+            for d in range(len(x)):
+                h[d] = keep * h[d] + write * x[d]  # (4)
+                square += h[d] * h[d]
+            rms = np.sqrt(square / len(x) + eps)  # (5)
+            read = real(phi[b, k] / rms)
+            for d in range(len(x)):
+                out[d] += read * h[d]  # (6)
+
+
+def _name(slots, bounds, differ, number, used, count, place):
+    """Fills used, count and place. Returns whether a slot is out of range or, if they must differ, twice in a token."""
+    number[:] = -1
+    last = number.copy()  # the token that named a slot last
+    for s in range(len(count)):
+        for t in range(bounds[s], bounds[s + 1]):
+            for k in range(slots.shape[1]):
+                i = slots[t, k]
+                if i < 0 or i >= len(number) or (differ and last[i] == t):
+                    return True
+                last[i] = t
+                if number[i] < 0:
+                    number[i] = count[s]
+                    used[s, count[s]] = i
+                    count[s] += 1
+                place[t, k] = number[i]
+        for u in range(count[s]):
+            number[used[s, u]] = -1
+    return False
+
+
+def _squares(begin, stride, h, theta, value, bounds, used, count, place, initial, columns, squares):
+    """|h|^2 over the columns of a block, after each token: squares [blocks, tokens, K]."""
+    real = theta.dtype.type
+    for unit in range(begin, len(count) * len(squares), stride):
+        s, c = unit // len(squares), unit % len(squares)
+        block = slice(c * columns, (c + 1) * columns)
+        _load(h, initial[s], used[s, : count[s]], block)
+        for t in range(bounds[s], bounds[s + 1]):
+            x = value[t, block]
+            for k in range(theta.shape[1]):
+                i, write = place[t, k], theta[t, k]
+                keep, square = real(1) - write, real(0)
+                for d in range(len(x)):
+                    h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+                    square += h[i, d] * h[i, d]  # (5)
+                squares[c, t, k] = square
+
+
+def _read(begin, stride, h, theta, psi, value, bounds, used, count, place, final, columns, y):
+    """y from psi = phi / rms, and the final state, which holds the initial one."""
+    real = theta.dtype.type
+    blocks = -(-value.shape[1] // columns)
+    for unit in range(begin, len(count) * blocks, stride):
+        s, c = unit // blocks, unit % blocks
+        block = slice(c * columns, (c + 1) * columns)
+        _load(h, final[s], used[s, : count[s]], block)
+        for t in range(bounds[s], bounds[s + 1]):
+            x, out = value[t, block], y[t, block]
+            out[:] = 0
+            for k in range(theta.shape[1]):
+                i, write, read = place[t, k], theta[t, k], psi[t, k]
+                keep = real(1) - write
+                for d in range(len(x)):
+                    h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+                    out[d] += read * h[i, d]  # (6)
+        _store(h, final[s], used[s, : count[s]], block)
+
+
+def _products(begin, stride, h, theta, value, dy, bounds, used, count, place, initial, columns, products):
+    """<h, dy> over the columns of a block, after each token: products [blocks, tokens, K]."""
+    real = theta.dtype.type
+    for unit in range(begin, len(count) * len(products), stride):
+        s, c = unit // len(products), unit % len(products)
+        block = slice(c * columns, (c + 1) * columns)
+        _load(h, initial[s], used[s, : count[s]], block)
+        for t in range(bounds[s], bounds[s + 1]):
+            x, on_y = value[t, block], dy[t, block]
+            for k in range(theta.shape[1]):
+                i, write = place[t, k], theta[t, k]
+                keep, product = real(1) - write, real(0)
+                for d in range(len(x)):
+                    h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+                    product += h[i, d] * on_y[d]
+                products[c, t, k] = product
+
+
+def _back(
+    begin, stride, h, adjoint, before, aside,
+    theta, psi, pull, value, dy, bounds, used, count, place, segment, initial, columns, dinitial, dx, dtheta,
+):  # fmt: skip
+    """The loop backwards, from psi = phi / rms and pull = <h, dy> / (D rms^2): dx, dinitial, dtheta's part of a block.
+
+    dinitial holds the gradient of the final state. segment [sequences]: how many tokens a segment has.
+    """
+    real = theta.dtype.type
+    for unit in range(begin, len(count) * len(dtheta), stride):
+        s, c = unit // len(dtheta), unit % len(dtheta)
+        block, slots, pairs = slice(c * columns, (c + 1) * columns), used[s, : count[s]], theta.shape[1]
+        start, end, length = bounds[s], bounds[s + 1], segment[s]
+        _load(adjoint, dinitial[s], slots, block)
+        _load(h, initial[s], slots, block)
+        # Forward. The states before all segments but the first and the last are set aside.
+        latest = start + max(0, end - start - 1) // length * length
+        for t in range(start, latest):
+            if t > start and (t - start) % length == 0:
+                at = ((t - start) // length - 1) * len(slots)
+                aside[at : at + len(slots)] = h[: len(slots)]
+            x = value[t, block]
+            for k in range(pairs):
+                i, write = place[t, k], theta[t, k]
+                keep = real(1) - write
+                for d in range(len(x)):
+                    h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+        for first in range(latest, start - 1, -length):
+            # Forward again, with each pair's row as it was before.
+            for t in range(first, min(first + length, end)):
+                x = value[t, block]
+                for k in range(pairs):
+                    i, j, write = place[t, k], (t - first) * pairs + k, theta[t, k]
+                    keep = real(1) - write
+                    for d in range(len(x)):
+                        before[j, d] = h[i, d]
+                        h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+            # And back.
+            for t in range(min(first + length, end) - 1, first - 1, -1):
+                x, on_y, on_x = value[t, block], dy[t, block], dx[t, block]
+                on_x[:] = 0
+                for k in range(pairs):
+                    i, j, write, read, along = place[t, k], (t - first) * pairs + k, theta[t, k], psi[t, k], pull[t, k]
+                    keep, on_write = real(1) - write, real(0)
+                    for d in range(len(x)):
+                        after = keep * before[j, d] + write * x[d]  # (4)
+                        on_h = adjoint[i, d] + read * (on_y[d] - along * after)  # back through (6) and (5)
+                        on_write += on_h * (x[d] - before[j, d])  # back through (4)
+                        on_x[d] += write * on_h
+                        adjoint[i, d] = keep * on_h
+                    dtheta[c, t, k] = on_write
+            if first - length > start:
+                at = ((first - start) // length - 2) * len(slots)
+                h[: len(slots)] = aside[at : at + len(slots)]
+            elif first > start:
+                _load(h, initial[s], slots, block)
+        _store(adjoint, dinitial[s], slots, block)
+
+
+@compiled.helper
+def _load(rows, state, slots, block):
+    """rows [n, columns] become the columns of these n slots."""
+    for u in range(len(slots)):
+        row = state[slots[u], block]
+        rows[u, : len(row)] = row
+
+
+@compiled.helper
+def _store(rows, state, slots, block):
+    for u in range(len(slots)):
+        row = state[slots[u], block]
+        row[:] = rows[u, : len(row)]
+
+
+# --- the operators that autograd and torch.compile see ---------------------------------------------------------
+
+
+def _outputs(theta, phi, slots, value, num_slots, initial_state, cu_seqlens, eps, check_values, save):
+    """Unwritten outputs of _forward_op."""
+    wide = any(v is not None and v.dtype == torch.float64 for v in (theta, phi, value, initial_state))
+    dtype = torch.float64 if wide else torch.float32
+    sequences = value.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    kept = ((theta.shape, dtype), ((sequences, num_slots), torch.int32), ((sequences,), torch.int64))
+    return (
+        value.new_empty(value.shape),
+        value.new_empty(sequences, num_slots, value.shape[-1], dtype=dtype),
+        *(value.new_empty(shape if save else (0,), dtype=kind) for shape, kind in (*kept, (theta.shape, torch.int32))),
+    )
+
+
+def _gradients(dy, dfinal, theta, phi, value, *_):
+    """Unwritten outputs of _backward_op."""
+    return tuple(v.new_empty(v.shape) for v in (theta, phi, value, dfinal))
+
+
+@torch.library.custom_op("factorization_memory::walk", mutates_args=(), device_types="cpu")
+@in_given_dtypes
+def _forward_op(
+    theta: Tensor, phi: Tensor, slots: Tensor, value: Tensor, num_slots: int, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None, eps: float, check_values: bool, save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, the final state, and for the backward, if save: 1 / rms, and used, count and place of the loops."""
+    inputs = theta, phi, slots, value, num_slots, initial_state, cu_seqlens, eps, check_values
+    y, final, *saved = _outputs(*inputs, True)
+    (inverse, used, count, place), dtype, width = saved, final.dtype, value.shape[-1]
+    layout = _bounds(value, cu_seqlens), used.numpy(), count.zero_().numpy(), _tokens(place)
+    name = _tokens(slots, torch.int64), layout[0], check_values, np.empty(num_slots, np.int64), *layout[1:]
+    if compiled.compiled(_name, dtype, name)(*name):
+        validation.slot_values(slots, num_slots)
+    final.copy_(torch.zeros((), dtype=dtype) if initial_state is None else initial_state)
+    run = functools.partial(
+        compiled.run, units=_blocks(width) * len(count), work=theta.numel() * width, dtype=dtype,
+        rows=[(_most(count), min(width, COLUMNS))],
+    )  # fmt: skip
+    write, x = _tokens(theta, dtype), _tokens(value, dtype)
+    squares = torch.empty(_blocks(width), *write.shape, dtype=dtype)
+    run(_squares, write, x, *layout, final.numpy(), COLUMNS, squares.numpy())
+    torch.rsqrt(squares.sum(0) / width + eps, out=inverse.view(write.shape))  # (5)
+    out = y if y.dtype == dtype else torch.empty_like(y, dtype=dtype)
+    run(_read, write, _tokens(phi.to(dtype) * inverse), x, *layout, final.numpy(), COLUMNS, _tokens(out))
+    return out.to(y.dtype), final, *(saved if save else _outputs(*inputs, False)[2:])
+
+
+@torch.library.custom_op("factorization_memory::walk_backward", mutates_args=(), device_types="cpu")
+@in_given_dtypes
+def _backward_op(
+    dy: Tensor, dfinal: Tensor, theta: Tensor, phi: Tensor, value: Tensor, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None, inverse: Tensor, used: Tensor, count: Tensor, place: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of theta, phi, value and of the initial state."""
+    dtype, width, bounds = dfinal.dtype, value.shape[-1], _bounds(value, cu_seqlens)
+    dinitial = dfinal.clone(memory_format=torch.contiguous_format)  # that of slots that no token names
+    initial = _array(torch.zeros_like(dinitial) if initial_state is None else initial_state, dtype)
+    layout = bounds, used.numpy(), count.numpy(), _tokens(place)
+    units, state = _blocks(width) * len(count), (_most(count), min(width, COLUMNS))
+    run = functools.partial(compiled.run, units=units, work=theta.numel() * width, dtype=dtype)
+    write, x, on_y = (_tokens(v, dtype) for v in (theta, value, dy))
+    parts = torch.empty(_blocks(width), *write.shape, dtype=dtype)
+    run(_products, write, x, on_y, *layout, initial, COLUMNS, parts.numpy(), rows=[state])
+    dphi = parts.sum(0).view_as(inverse) * inverse
+    psi, pull = _tokens(phi.to(dtype) * inverse), _tokens(dphi * inverse / width)
+    segment, before, aside = _segments(np.diff(bounds), count.numpy(), theta.shape[-1])
+    dx = torch.empty_like(value, dtype=dtype, memory_format=torch.contiguous_format)
+    run(
+        _back, write, psi, pull, x, on_y, *layout, segment, initial, COLUMNS, dinitial.numpy(), _tokens(dx),
+        parts.numpy(), rows=[state, state, (before, state[1]), (aside, state[1])],
+    )  # fmt: skip
+    dtheta = parts.sum(0).view_as(inverse)
+    return dtheta.to(theta.dtype), dphi.to(phi.dtype), dx.to(value.dtype), dinitial
+
+
+def _setup(ctx, inputs, output) -> None:
+    theta, phi, _, value, _, initial_state, cu_seqlens, *_ = inputs
+    ctx.save_for_backward(theta, phi, value, initial_state, cu_seqlens, *output[2:])
+    ctx.final = output[1].shape, output[1].dtype
+
+
+def _backward(ctx, dy, dfinal):
+    theta, phi, value, initial_state, *_ = saved = ctx.saved_tensors
+    dtheta, dphi, dx, dinitial = _backward_op(*operators.asked_for(dy, dfinal, value, ctx.final), *saved)
+    dinitial = None if initial_state is None else dinitial.to(initial_state.dtype)
+    return dtheta, dphi, None, dx, None, dinitial, None, None, None, None
+
+
+operators.register(_forward_op, _backward_op, _outputs, _gradients, _setup, _backward)
+
+
+def _array(v: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
+    """The numbers of v where they are, if they lie side by side in this dtype."""
+    return v.detach().to(dtype or v.dtype).contiguous().numpy()
+
+
+def _tokens(v: Tensor, dtype: torch.dtype | None = None) -> np.ndarray:
+    """[B, T, n] as [B T, n]"""
+    return _array(v, dtype).reshape(v.shape[0] * v.shape[1], v.shape[2])
+
+
+def _bounds(value: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
+    """Where sequences begin and end."""
+    batch, tokens, _ = value.shape
+    return np.array(np.arange(batch + 1) * tokens if cu_seqlens is None else packing.bounds(cu_seqlens, tokens))
+
+
+def _most(count: Tensor) -> int:
+    """Slots that a sequence names."""
+    return int(count.max()) if len(count) else 0
+
+
+def _blocks(width: int) -> int:
+    return -(-width // COLUMNS)
+
+
+def _segments(lengths: np.ndarray, used: np.ndarray, slots_per_token: int) -> tuple[np.ndarray, int, int]:
+    """Tokens of a segment for each sequence, and the most rows before pairs and states set aside that it needs.
+
+    With n pairs and m slots, n / p segments of p pairs need p + m (n / p - 2) rows: least where p^2 = m n.
+
+    >>> _segments(np.array([4096, 7]), np.array([128, 1]), 4)
+    (array([363,   2]), 1452, 1280)
+    """
+    segment = np.maximum(1, np.ceil(np.sqrt(lengths * used / slots_per_token))).astype(np.int64)
+    aside = np.maximum(0, -(-lengths // segment) - 2) * used
+    return segment, int(segment.max(initial=0)) * slots_per_token, int(aside.max(initial=0))
