@@ -27,7 +27,9 @@ from fast import compiled, operators, packing, validation
 from fast.compiled import why_not
 from fast.operators import in_given_dtypes
 
-COLUMNS = 128  # of a block: short enough that a slot's block and its adjoint stay in a cache, long enough for a loop
+COLUMNS = 128  # of a block, at least: a loop over fewer spends its time on beginning and ending
+UNITS = 4  # at least, where there are columns enough
+STATE = 1 << 17  # numbers of a block's state, at most: it and its adjoint stay in the second cache
 
 
 def sparse_factorization_memory(
@@ -122,6 +124,27 @@ def _name(slots, bounds, differ, number, used, count, place):
     return False
 
 
+def _forward(begin, stride, h, theta, phi, value, bounds, used, count, place, final, eps, inverse, y):
+    """Whole sequences, where a block has all columns: y, 1 / rms, and the final state, which holds the initial one."""
+    real, every = theta.dtype.type, slice(0, value.shape[1])
+    for s in range(begin, len(count), stride):
+        _load(h, final[s], used[s, : count[s]], every)
+        for t in range(bounds[s], bounds[s + 1]):
+            x, out = value[t], y[t]
+            out[:] = 0
+            for k in range(theta.shape[1]):
+                i, write = place[t, k], theta[t, k]
+                keep, square = real(1) - write, real(0)
+                for d in range(len(x)):
+                    h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+                    square += h[i, d] * h[i, d]
+                inverse[t, k] = 1 / np.sqrt(square / len(x) + eps)  # (5)
+                read = phi[t, k] * inverse[t, k]
+                for d in range(len(x)):
+                    out[d] += read * h[i, d]  # (6)
+        _store(h, final[s], used[s, : count[s]], every)
+
+
 def _squares(begin, stride, h, theta, value, bounds, used, count, place, initial, columns, squares):
     """|h|^2 over the columns of a block, after each token: squares [blocks, tokens, K]."""
     real = theta.dtype.type
@@ -140,8 +163,8 @@ def _squares(begin, stride, h, theta, value, bounds, used, count, place, initial
                 squares[c, t, k] = square
 
 
-def _read(begin, stride, h, theta, psi, value, bounds, used, count, place, final, columns, y):
-    """y from psi = phi / rms, and the final state, which holds the initial one."""
+def _read(begin, stride, h, theta, phi, inverse, value, bounds, used, count, place, final, columns, y):
+    """y from inverse = 1 / rms, and the final state, which holds the initial one."""
     real = theta.dtype.type
     blocks = -(-value.shape[1] // columns)
     for unit in range(begin, len(count) * blocks, stride):
@@ -152,7 +175,7 @@ def _read(begin, stride, h, theta, psi, value, bounds, used, count, place, final
             x, out = value[t, block], y[t, block]
             out[:] = 0
             for k in range(theta.shape[1]):
-                i, write, read = place[t, k], theta[t, k], psi[t, k]
+                i, write, read = place[t, k], theta[t, k], phi[t, k] * inverse[t, k]
                 keep = real(1) - write
                 for d in range(len(x)):
                     h[i, d] = keep * h[i, d] + write * x[d]  # (4)
@@ -179,59 +202,68 @@ def _products(begin, stride, h, theta, value, dy, bounds, used, count, place, in
 
 
 def _back(
-    begin, stride, h, adjoint, before, aside,
-    theta, psi, pull, value, dy, bounds, used, count, place, segment, initial, columns, dinitial, dx, dtheta,
+    begin, stride, rows, adjoint, aside,
+    theta, phi, inverse, value, dy, bounds, used, count, place, segment, initial, columns, dinitial, dphi, dx, dtheta,
 ):  # fmt: skip
-    """The loop backwards, from psi = phi / rms and pull = <h, dy> / (D rms^2): dx, dinitial, dtheta's part of a block.
+    """The loop backwards: dx, dinitial, what a block adds to dtheta [blocks, tokens, K], and dphi if there is one block.
 
-    dinitial holds the gradient of the final state. segment [sequences]: how many tokens a segment has.
+    inverse is 1 / rms. If there are several blocks, dphi is given. dinitial holds the gradient of the final state.
+    segment [sequences]: how many tokens a segment has.
     """
-    real = theta.dtype.type
-    for unit in range(begin, len(count) * len(dtheta), stride):
-        s, c = unit // len(dtheta), unit % len(dtheta)
-        block, slots, pairs = slice(c * columns, (c + 1) * columns), used[s, : count[s]], theta.shape[1]
-        start, end, length = bounds[s], bounds[s + 1], segment[s]
+    real, blocks, pairs = theta.dtype.type, len(dtheta), theta.shape[1]
+    for unit in range(begin, len(count) * blocks, stride):
+        s, c = unit // blocks, unit % blocks
+        block, slots, start, end = slice(c * columns, (c + 1) * columns), used[s, : count[s]], bounds[s], bounds[s + 1]
+        length, h = segment[s], rows[: len(slots)]
+        latest, origin = np.empty(len(slots), np.int64), np.empty(length * pairs, np.int64)
         _load(adjoint, dinitial[s], slots, block)
+        # Forward to the last segment. The states before the others, but for the first, are set aside.
+        last = start + max(0, end - start - 1) // length * length
         _load(h, initial[s], slots, block)
-        # Forward. The states before all segments but the first and the last are set aside.
-        latest = start + max(0, end - start - 1) // length * length
-        for t in range(start, latest):
+        for t in range(start, last):
             if t > start and (t - start) % length == 0:
                 at = ((t - start) // length - 1) * len(slots)
-                aside[at : at + len(slots)] = h[: len(slots)]
+                aside[at : at + len(slots)] = h
             x = value[t, block]
             for k in range(pairs):
                 i, write = place[t, k], theta[t, k]
                 keep = real(1) - write
                 for d in range(len(x)):
                     h[i, d] = keep * h[i, d] + write * x[d]  # (4)
-        for first in range(latest, start - 1, -length):
-            # Forward again, with each pair's row as it was before.
+        for first in range(last, start - 1, -length):
+            # Forward again from h, what it was before the segment. Pair j has a row of its own, made from row origin[j].
+            for i in range(len(slots)):
+                latest[i] = i
             for t in range(first, min(first + length, end)):
-                x = value[t, block]
+                x, on_y = value[t, block], dy[t, block]
                 for k in range(pairs):
                     i, j, write = place[t, k], (t - first) * pairs + k, theta[t, k]
-                    keep = real(1) - write
+                    before, after = rows[latest[i]], rows[len(slots) + j]
+                    origin[j], latest[i] = latest[i], len(slots) + j
+                    keep, product = real(1) - write, real(0)
                     for d in range(len(x)):
-                        before[j, d] = h[i, d]
-                        h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+                        after[d] = keep * before[d] + write * x[d]  # (4)
+                        product += after[d] * on_y[d]
+                    if blocks == 1:
+                        dphi[t, k] = product * inverse[t, k]  # back through (6)
             # And back.
             for t in range(min(first + length, end) - 1, first - 1, -1):
                 x, on_y, on_x = value[t, block], dy[t, block], dx[t, block]
                 on_x[:] = 0
                 for k in range(pairs):
-                    i, j, write, read, along = place[t, k], (t - first) * pairs + k, theta[t, k], psi[t, k], pull[t, k]
+                    i, j, write = place[t, k], (t - first) * pairs + k, theta[t, k]
+                    before, after, on_h = rows[origin[j]], rows[len(slots) + j], adjoint[i]
+                    read, along = phi[t, k] * inverse[t, k], dphi[t, k] * inverse[t, k] / real(value.shape[1])
                     keep, on_write = real(1) - write, real(0)
                     for d in range(len(x)):
-                        after = keep * before[j, d] + write * x[d]  # (4)
-                        on_h = adjoint[i, d] + read * (on_y[d] - along * after)  # back through (6) and (5)
-                        on_write += on_h * (x[d] - before[j, d])  # back through (4)
-                        on_x[d] += write * on_h
-                        adjoint[i, d] = keep * on_h
+                        on_after = on_h[d] + read * (on_y[d] - along * after[d])  # back through (6) and (5)
+                        on_write += on_after * (x[d] - before[d])  # back through (4)
+                        on_x[d] += write * on_after
+                        on_h[d] = keep * on_after
                     dtheta[c, t, k] = on_write
             if first - length > start:
                 at = ((first - start) // length - 2) * len(slots)
-                h[: len(slots)] = aside[at : at + len(slots)]
+                h[:] = aside[at : at + len(slots)]
             elif first > start:
                 _load(h, initial[s], slots, block)
         _store(adjoint, dinitial[s], slots, block)
@@ -288,16 +320,21 @@ def _forward_op(
     if compiled.compiled(_name, dtype, name)(*name):
         validation.slot_values(slots, num_slots)
     final.copy_(torch.zeros((), dtype=dtype) if initial_state is None else initial_state)
+    columns = _columns(len(count), num_slots, width)
+    blocks = -(-width // columns)
     run = functools.partial(
-        compiled.run, units=_blocks(width) * len(count), work=theta.numel() * width, dtype=dtype,
-        rows=[(_most(count), min(width, COLUMNS))],
-    )  # fmt: skip
-    write, x = _tokens(theta, dtype), _tokens(value, dtype)
-    squares = torch.empty(_blocks(width), *write.shape, dtype=dtype)
-    run(_squares, write, x, *layout, final.numpy(), COLUMNS, squares.numpy())
-    torch.rsqrt(squares.sum(0) / width + eps, out=inverse.view(write.shape))  # (5)
+        compiled.run, units=blocks * len(count), work=theta.numel() * width, dtype=dtype, rows=[(_most(count), columns)]
+    )
     out = y if y.dtype == dtype else torch.empty_like(y, dtype=dtype)
-    run(_read, write, _tokens(phi.to(dtype) * inverse), x, *layout, final.numpy(), COLUMNS, _tokens(out))
+    write, read, x = (_tokens(v, dtype) for v in (theta, phi, value))
+    state, out_, inverse_ = final.numpy(), _tokens(out), _tokens(inverse)
+    if blocks == 1:
+        run(_forward, write, read, x, *layout, state, eps, inverse_, out_)
+    else:
+        squares = torch.empty(blocks, *theta.shape, dtype=dtype)
+        run(_squares, write, x, *layout, state, columns, squares.flatten(1, 2).numpy())
+        torch.rsqrt(squares.sum(0) / width + eps, out=inverse)  # (5)
+        run(_read, write, read, inverse_, x, *layout, state, columns, out_)
     return out.to(y.dtype), final, *(saved if save else _outputs(*inputs, False)[2:])
 
 
@@ -311,22 +348,22 @@ def _backward_op(
     dtype, width, bounds = dfinal.dtype, value.shape[-1], _bounds(value, cu_seqlens)
     dinitial = dfinal.clone(memory_format=torch.contiguous_format)  # that of slots that no token names
     initial = _array(torch.zeros_like(dinitial) if initial_state is None else initial_state, dtype)
-    layout = bounds, used.numpy(), count.numpy(), _tokens(place)
-    units, state = _blocks(width) * len(count), (_most(count), min(width, COLUMNS))
-    run = functools.partial(compiled.run, units=units, work=theta.numel() * width, dtype=dtype)
-    write, x, on_y = (_tokens(v, dtype) for v in (theta, value, dy))
-    parts = torch.empty(_blocks(width), *write.shape, dtype=dtype)
-    run(_products, write, x, on_y, *layout, initial, COLUMNS, parts.numpy(), rows=[state])
-    dphi = parts.sum(0).view_as(inverse) * inverse
-    psi, pull = _tokens(phi.to(dtype) * inverse), _tokens(dphi * inverse / width)
-    segment, before, aside = _segments(np.diff(bounds), count.numpy(), theta.shape[-1])
-    dx = torch.empty_like(value, dtype=dtype, memory_format=torch.contiguous_format)
+    columns = _columns(*dinitial.shape)
+    blocks, layout = -(-width // columns), (bounds, used.numpy(), count.numpy(), _tokens(place))
+    run = functools.partial(compiled.run, units=blocks * len(count), work=theta.numel() * width, dtype=dtype)
+    write, read, x, on_y = (_tokens(v, dtype) for v in (theta, phi, value, dy))
+    parts, dphi = torch.empty(blocks, *theta.shape, dtype=dtype), torch.empty_like(inverse)
+    parts_, state = parts.flatten(1, 2).numpy(), (_most(count), columns)
+    if blocks > 1:
+        run(_products, write, x, on_y, *layout, initial, columns, parts_, rows=[state])
+        torch.mul(parts.sum(0), inverse, out=dphi)  # back through (6)
+    segment, most, aside = _segments(np.diff(bounds), count.numpy(), theta.shape[-1])
+    dx = torch.empty(value.shape, dtype=dtype)
     run(
-        _back, write, psi, pull, x, on_y, *layout, segment, initial, COLUMNS, dinitial.numpy(), _tokens(dx),
-        parts.numpy(), rows=[state, state, (before, state[1]), (aside, state[1])],
+        _back, write, read, _tokens(inverse), x, on_y, *layout, segment, initial, columns, dinitial.numpy(),
+        _tokens(dphi), _tokens(dx), parts_, rows=[(state[0] + most, columns), state, (aside, columns)],
     )  # fmt: skip
-    dtheta = parts.sum(0).view_as(inverse)
-    return dtheta.to(theta.dtype), dphi.to(phi.dtype), dx.to(value.dtype), dinitial
+    return parts.sum(0).to(theta.dtype), dphi.to(phi.dtype), dx.to(value.dtype), dinitial
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -366,8 +403,14 @@ def _most(count: Tensor) -> int:
     return int(count.max()) if len(count) else 0
 
 
-def _blocks(width: int) -> int:
-    return -(-width // COLUMNS)
+def _columns(sequences: int, num_slots: int, width: int) -> int:
+    """Columns of a block. The fewer blocks the better, but threads should have something to share, and caches be enough.
+
+    >>> _columns(16, 32, 256), _columns(1, 128, 512), _columns(4, 2048, 512)
+    (256, 128, 128)
+    """
+    blocks = max(-(-UNITS // max(sequences, 1)), -(-width * num_slots // STATE))
+    return min(width, max(COLUMNS, -(-width // blocks)))
 
 
 def _segments(lengths: np.ndarray, used: np.ndarray, slots_per_token: int) -> tuple[np.ndarray, int, int]:
