@@ -1,15 +1,18 @@
-"""How a loop in Python becomes machine code for a CPU (by numba, imported when it is first needed) and shares threads.
+"""How loops in Python become machine code for a CPU, by numba, and share threads.
 
-A loop is a function `loop(begin, stride, *workspaces, *arguments)` of arrays that does units begin, begin + stride, ...
-of its work. Its threads are torch's in number and ours in kind: numba's own cannot be used from two threads at once,
-nor after a fork. Compiled code is kept in the user's cache folder (NUMBA_CACHE_DIR names another); where nothing can be
-written, it is compiled again in every process.
+A loop is a function `loop(begin, stride, *workspaces, *arguments)` of arrays and numbers. It does units begin,
+begin + stride, ... of its work. There are as many threads as torch has, from a pool of our own: those of numba must not
+be used by two threads at once, nor after a fork.
+
+numba is imported when a loop is first called. What it makes is kept in the user's cache folder, or in NUMBA_CACHE_DIR.
+Where nothing can be written, every process compiles anew.
 """
 
 import functools
 import importlib.util
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,17 +20,23 @@ from pathlib import Path
 
 import torch
 
-SMALL = 1 << 16  # numbers that a loop passes: below it, waking another thread takes longer than the work
-HELPERS: list[Callable] = []  # functions that loops call
+SMALL = 1 << 16  # numbers that a loop passes: for fewer, waking a thread takes longer than their work
+# A product and a sum may become one instruction, and the numbers of a sum may be added in any order, that of a vector's
+# lanes. No flag says that numbers are finite or zeros have no sign: NaN and infinity go where they go in Python, and
+# (1 - theta) h + theta x is not made into h + theta (x - h), which is not x where theta is 1.
+FASTMATH = {"contract", "reassoc"}
 
-_own = threading.local()  # .space: each thread's bytes
-_lock = threading.Lock()
+_helpers: list[Callable] = []
+_known: dict[tuple[Callable, torch.dtype], Callable] = {}
+_own = threading.local()  # .space: bytes of each thread
+_lock = threading.RLock()
 _pool: ThreadPoolExecutor | None = None
+_announced = False
 
 
 @torch.compiler.assume_constant_result
 def why_not() -> str | None:
-    """The reason why nothing can be compiled here."""
+    """The reason why loops cannot be compiled here."""
     return _why_not()
 
 
@@ -36,98 +45,98 @@ def _why_not() -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
     try:
-        import numba  # noqa: F401
-    except Exception as error:  # for another numpy, say
+        importlib.import_module("numba")
+    except Exception as error:  # one for another numpy says so
         return f"numba cannot be imported: {error}"
     return None
 
 
 def helper(function: Callable) -> Callable:
     """A function that loops may call."""
-    HELPERS.append(function)
+    _helpers.append(function)
     return function
 
 
-def run(loop: Callable, *arguments, units: int, work: int, dtype: torch.dtype, rows: Sequence[tuple[int, int]] = ()):
-    """All units of a loop. rows: shapes of workspaces, which every thread has for itself. Returns what unit 0 returns."""
-    threads = min(units, torch.get_num_threads()) if work > SMALL else 1
-    function = compiled(loop, dtype, (0, 1, *_workspaces(rows, dtype), *arguments))
+def run(
+    loop: Callable, *arguments, units: int, work: int, dtype: torch.dtype, rows: Sequence[tuple[int, int]] = ()
+) -> None:
+    """All units of a loop, which passes `work` numbers. rows: shapes of the workspaces that each thread has."""
+    threads = min(units, torch.get_num_threads()) if work > SMALL else min(units, 1)
 
-    def part(begin: int):
-        return function(begin, threads, *_workspaces(rows, dtype), *arguments)
+    def part(begin: int) -> None:
+        call(loop, begin, threads, *_workspaces(rows, dtype), *arguments, dtype=dtype)
 
     others = [_workers().submit(part, begin) for begin in range(1, threads)]
     try:
-        return part(0)
+        if threads:
+            part(0)
     finally:
         for other in others:
             other.result()
 
 
-def compiled(loop: Callable, dtype: torch.dtype, arguments: tuple) -> Callable:
-    """The loop as machine code for arguments like these; their types follow from the dtype."""
-    return _known.get((loop, dtype)) or _compile(loop, dtype, arguments)
+def call(loop: Callable, *arguments, dtype: torch.dtype):
+    """loop(*arguments) by machine code. Of a loop, the dtype tells all types."""
+    return (_known.get((loop, dtype)) or _compile(loop, arguments, dtype))(*arguments)
 
 
-_known: dict[tuple[Callable, torch.dtype], Callable] = {}
-
-
-def _compile(loop: Callable, dtype: torch.dtype, arguments: tuple) -> Callable:
+def _compile(loop: Callable, arguments: tuple, dtype: torch.dtype) -> Callable:
     import numba
     from numba.core import config, event
     from numba.extending import register_jitable
 
+    types = tuple(map(numba.typeof, arguments))
+    options = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH}
     with _lock, event.install_listener("numba:compile", _listener(event.Listener)):
-        for function in HELPERS:
-            register_jitable(function)
-        types = tuple(map(numba.typeof, arguments))
-        # No "nnan", no "ninf": NaN and infinity go where they go in the loop. No "nsz", "arcp", "afn".
-        options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
-        before = config.CACHE_DIR
+        if (loop, dtype) in _known:
+            return _known[loop, dtype]
+        while _helpers:
+            register_jitable(_helpers.pop())
+        chosen = config.CACHE_DIR
         try:
-            # A folder for every dtype: processes that store two of them at once would mix them up in one.
-            config.CACHE_DIR = str(_cache(before) / str(dtype).removeprefix("torch."))
+            config.CACHE_DIR = str(_folder(chosen, dtype))
             function = numba.njit(loop, cache=True, **options)
             function.compile(types)
-        except Exception:  # of the disk, or of what was found there
+        except Exception:  # the disk's, or of what was found on it
             function = numba.njit(loop, **options)
             function.compile(types)
         finally:
-            config.CACHE_DIR = before
+            config.CACHE_DIR = chosen
         _known[loop, dtype] = function
-    return function
+        return function
 
 
-def _cache(chosen: str) -> Path:
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "factorization_memory"
+def _folder(chosen: str, dtype: torch.dtype) -> Path:
+    """Where to keep what is compiled: a folder that can be written to."""
+    base = Path(chosen or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # numba does not look at FASTMATH; and two processes that store two dtypes at once would mix them up in one folder
+    folder = base / "factorization_memory" / "-".join([str(dtype).removeprefix("torch."), *sorted(FASTMATH)])
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
 
 
 def _listener(base: type):
-    """Says so, once, if something is compiled, not found in the cache, and somebody is there to wait for it."""
-
     class Announce(base):
-        def on_start(self, event):
+        """Says once that something is compiled (not found on the disk), if somebody is there and waits."""
+
+        def on_start(self, _):
             global _announced
             if not _announced and (sys.stderr.isatty() or "ipykernel" in sys.modules):
-                print("Compiling the loops of fast/walk.py for this CPU, once: some seconds.", file=sys.stderr, flush=True)
+                print("Compiling loops for this CPU, once: about 10 seconds.", file=sys.stderr, flush=True)
             _announced = True
 
-        def on_end(self, event):
+        def on_end(self, _):
             pass
 
     return Announce()
 
 
-_announced = False
-
-
 def _workspaces(rows: Sequence[tuple[int, int]], dtype: torch.dtype) -> list:
-    """Unwritten arrays of these shapes, in memory that the thread keeps for the next call."""
-    sizes = [n * width for n, width in rows]
+    """Unwritten arrays of these shapes, in memory that the thread keeps."""
+    sizes = [count * width for count, width in rows]
     need = sum(sizes) * dtype.itemsize
-    if getattr(_own, "space", None) is None or _own.space.numel() < need:
+    if not hasattr(_own, "space") or _own.space.numel() < need:
         _own.space = torch.empty(need, dtype=torch.uint8)
     parts = _own.space[:need].view(dtype).split(sizes)
     return [part.view(shape).numpy() for part, shape in zip(parts, rows, strict=True)]
@@ -136,14 +145,14 @@ def _workspaces(rows: Sequence[tuple[int, int]], dtype: torch.dtype) -> list:
 def _workers() -> ThreadPoolExecutor:
     global _pool
     with _lock:
-        _pool = _pool or ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="walk")
+        _pool = _pool or ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1))
         return _pool
 
 
 def _after_fork() -> None:
-    """A child has none of its parent's threads, nor can it open locks that they held."""
+    """A child has none of its parent's threads, and cannot open a lock that one of them held."""
     global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+    _pool, _lock = None, threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

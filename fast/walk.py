@@ -1,20 +1,16 @@
-"""Sparse Factorization Memory as what it is: the loop of reference/, token after token, compiled by numba for a CPU.
+"""Sparse Factorization Memory as what it is: the loop of reference/, token after token, compiled for a CPU.
 
-    h[i] = (1 - theta[i]) h[i] + theta[i] x    (4)      of a pair (token, slot), three short passes over D numbers,
+    h[i] = (1 - theta[i]) h[i] + theta[i] x    (4)      for a pair (token, slot), three short passes over D numbers,
     rms(v) = sqrt(|v|^2 / D + eps)             (5)      all of which stand in a cache
     y = sum_i phi[i] h[i] / rms(h[i])          (6)
 
-The columns of a slot meet in the sum of (5) alone. So the work is cut into units, a block of columns of one sequence,
-and each pass is walked twice: once for the sums over columns, which are then added, and once with them. No unit waits
-for another, so threads share them. What a unit does depends on nothing but shapes: the same bits for any number of
-threads.
+Threads share sequences. Where these are few, they share blocks of columns too. The columns of a slot meet in (5) alone,
+so the loop is walked twice: for the sums of each block, and then, with their total, for y. What is added to what
+depends on shapes alone: the same bits for any number of threads.
 
-The backward keeps nothing of the states. It walks forward once more, sets states aside at the beginning of segments,
-and then, from the last segment to the first, walks each forward with every state at hand and back again. docs/
-derivation.md says why this beats matrix products where K is small.
-
-Compiled code may fuse a product with a sum, and adds up columns in an order of its own ("contract", "reassoc").
-It may not assume that a number is finite: NaN and infinity go where they go in the loop, and theta of 0 and 1 are exact.
+The backward is given 1 / rms and nothing of the states. It walks forward once more, sets states aside where segments
+begin, and then, from the last segment to the first, walks each forward with all rows kept, and back. docs/derivation.md
+says why this beats matrix products where K is small.
 """
 
 import functools
@@ -24,7 +20,6 @@ import torch
 from torch import Tensor
 
 from fast import compiled, operators, packing, validation
-from fast.compiled import why_not
 from fast.operators import in_given_dtypes
 
 COLUMNS = 128  # of a block, at least: a loop over fewer spends its time on beginning and ending
@@ -44,16 +39,7 @@ def sparse_factorization_memory(
     cu_seqlens: Tensor | None = None,
     check_values: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """What `fast.sparse_factorization_memory` does with backend="walk", without its checks.
-
-    >>> one = torch.ones(1, 2, 1)
-    >>> value = torch.tensor([[[3.0, 3.0], [5.0, -5.0]]])
-    >>> arguments = one, one, torch.tensor([[[7], [2]]]), value, 9
-    >>> y, state = sparse_factorization_memory(*arguments, eps=1e-12) if why_not() is None else (value.sign(), 3 * one)
-    >>> y.round(decimals=3)
-    tensor([[[ 1.,  1.],
-             [ 1., -1.]]])
-    """
+    """What `fast.sparse_factorization_memory` does with backend="walk", without its checks."""
     save = operators.needs_grad(theta, phi, value, initial_state)
     inputs = theta, phi, slots, value, num_slots, initial_state, cu_seqlens, eps, check_values
     y, final_state, *_ = _forward_op(*inputs, save)
@@ -74,15 +60,16 @@ def sparse_step_(
     dtype, rows = state.dtype, state if state.is_contiguous() else state.contiguous()
     y = torch.empty(value.shape, dtype=dtype)
     given = (*(_array(v, dtype) for v in (theta, phi)), _array(slots, torch.int64), _array(value, dtype))
-    arguments = *given, _array(rows, dtype), eps, y.numpy()
+    arguments = *given, _array(rows, dtype), float(eps), y.numpy()
     compiled.run(_step, *arguments, units=len(value), work=slots.numel() * value.shape[-1], dtype=dtype)
     return y.to(value.dtype), state if rows is state else state.copy_(rows)
 
 
-# --- the loops, which fast.compiled compiles -------------------------------------------------------------------
+# --- the loops, which fast/compiled.py compiles ----------------------------------------------------------------
 #
-# A unit is a sequence s and a block of columns. The tokens of all sequences stand one after the other, those of s at
-# bounds[s] to bounds[s + 1]. It names count[s] slots: used[s, u] is number u, place[t, k] the number of pair (t, k).
+# They are Python, and slow as such. A unit of work is a sequence s and a block of columns. The tokens of all sequences
+# stand one after the other, those of s at bounds[s] to bounds[s + 1]. It names count[s] slots: used[s, u] is the one
+# with number u, and place[t, k] the number of pair (t, k).
 
 
 def _step(begin, stride, theta, phi, slots, value, state, eps, y):
@@ -124,49 +111,32 @@ def _name(slots, bounds, differ, number, used, count, place):
     return False
 
 
-def _forward(begin, stride, h, theta, phi, value, bounds, used, count, place, final, eps, inverse, y):
-    """Whole sequences, where a block has all columns: y, 1 / rms, and the final state, which holds the initial one."""
-    real, every = theta.dtype.type, slice(0, value.shape[1])
-    for s in range(begin, len(count), stride):
-        _load(h, final[s], used[s, : count[s]], every)
-        for t in range(bounds[s], bounds[s + 1]):
-            x, out = value[t], y[t]
-            out[:] = 0
-            for k in range(theta.shape[1]):
-                i, write = place[t, k], theta[t, k]
-                keep, square = real(1) - write, real(0)
-                for d in range(len(x)):
-                    h[i, d] = keep * h[i, d] + write * x[d]  # (4)
-                    square += h[i, d] * h[i, d]
-                inverse[t, k] = 1 / np.sqrt(square / len(x) + eps)  # (5)
-                read = phi[t, k] * inverse[t, k]
-                for d in range(len(x)):
-                    out[d] += read * h[i, d]  # (6)
-        _store(h, final[s], used[s, : count[s]], every)
-
-
-def _squares(begin, stride, h, theta, value, bounds, used, count, place, initial, columns, squares):
-    """|h|^2 over the columns of a block, after each token: squares [blocks, tokens, K]."""
-    real = theta.dtype.type
-    for unit in range(begin, len(count) * len(squares), stride):
-        s, c = unit // len(squares), unit % len(squares)
+def _sums(begin, stride, h, theta, value, dy, bounds, used, count, place, initial, columns, squares, sums):
+    """Of each block, |h|^2 if squares, else <h, dy>, after each token: sums [blocks, tokens, K]."""
+    real, blocks = theta.dtype.type, len(sums)
+    for unit in range(begin, len(count) * blocks, stride):
+        s, c = unit // blocks, unit % blocks
         block = slice(c * columns, (c + 1) * columns)
         _load(h, initial[s], used[s, : count[s]], block)
         for t in range(bounds[s], bounds[s + 1]):
-            x = value[t, block]
+            x, on_y = value[t, block], dy[t, block]
             for k in range(theta.shape[1]):
                 i, write = place[t, k], theta[t, k]
-                keep, square = real(1) - write, real(0)
-                for d in range(len(x)):
-                    h[i, d] = keep * h[i, d] + write * x[d]  # (4)
-                    square += h[i, d] * h[i, d]  # (5)
-                squares[c, t, k] = square
+                keep, total = real(1) - write, real(0)
+                if squares:
+                    for d in range(len(x)):
+                        h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+                        total += h[i, d] * h[i, d]
+                else:
+                    for d in range(len(x)):
+                        h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+                        total += h[i, d] * on_y[d]
+                sums[c, t, k] = total
 
 
-def _read(begin, stride, h, theta, phi, inverse, value, bounds, used, count, place, final, columns, y):
-    """y from inverse = 1 / rms, and the final state, which holds the initial one."""
-    real = theta.dtype.type
-    blocks = -(-value.shape[1] // columns)
+def _forward(begin, stride, h, theta, phi, value, bounds, used, count, place, final, columns, eps, inverse, y):
+    """y, and the final state, which holds the initial one. inverse = 1 / rms is given if there are several blocks."""
+    real, blocks = theta.dtype.type, -(-value.shape[1] // columns)
     for unit in range(begin, len(count) * blocks, stride):
         s, c = unit // blocks, unit % blocks
         block = slice(c * columns, (c + 1) * columns)
@@ -175,37 +145,24 @@ def _read(begin, stride, h, theta, phi, inverse, value, bounds, used, count, pla
             x, out = value[t, block], y[t, block]
             out[:] = 0
             for k in range(theta.shape[1]):
-                i, write, read = place[t, k], theta[t, k], phi[t, k] * inverse[t, k]
-                keep = real(1) - write
+                i, write = place[t, k], theta[t, k]
+                keep, square = real(1) - write, real(0)
                 for d in range(len(x)):
                     h[i, d] = keep * h[i, d] + write * x[d]  # (4)
+                    square += h[i, d] * h[i, d]
+                if blocks == 1:
+                    inverse[t, k] = 1 / np.sqrt(square / len(x) + eps)  # (5)
+                read = phi[t, k] * inverse[t, k]
+                for d in range(len(x)):
                     out[d] += read * h[i, d]  # (6)
         _store(h, final[s], used[s, : count[s]], block)
-
-
-def _products(begin, stride, h, theta, value, dy, bounds, used, count, place, initial, columns, products):
-    """<h, dy> over the columns of a block, after each token: products [blocks, tokens, K]."""
-    real = theta.dtype.type
-    for unit in range(begin, len(count) * len(products), stride):
-        s, c = unit // len(products), unit % len(products)
-        block = slice(c * columns, (c + 1) * columns)
-        _load(h, initial[s], used[s, : count[s]], block)
-        for t in range(bounds[s], bounds[s + 1]):
-            x, on_y = value[t, block], dy[t, block]
-            for k in range(theta.shape[1]):
-                i, write = place[t, k], theta[t, k]
-                keep, product = real(1) - write, real(0)
-                for d in range(len(x)):
-                    h[i, d] = keep * h[i, d] + write * x[d]  # (4)
-                    product += h[i, d] * on_y[d]
-                products[c, t, k] = product
 
 
 def _back(
     begin, stride, rows, adjoint, aside,
     theta, phi, inverse, value, dy, bounds, used, count, place, segment, initial, columns, dinitial, dphi, dx, dtheta,
 ):  # fmt: skip
-    """The loop backwards: dx, dinitial, what a block adds to dtheta [blocks, tokens, K], and dphi if there is one block.
+    """The loop backwards: dx, dinitial, what a block adds to dtheta [blocks, tokens, K], and dphi.
 
     inverse is 1 / rms. If there are several blocks, dphi is given. dinitial holds the gradient of the final state.
     segment [sequences]: how many tokens a segment has.
@@ -222,8 +179,7 @@ def _back(
         _load(h, initial[s], slots, block)
         for t in range(start, last):
             if t > start and (t - start) % length == 0:
-                at = ((t - start) // length - 1) * len(slots)
-                aside[at : at + len(slots)] = h
+                _copy(rows, 0, aside, ((t - start) // length - 1) * len(slots), len(slots))
             x = value[t, block]
             for k in range(pairs):
                 i, write = place[t, k], theta[t, k]
@@ -231,7 +187,7 @@ def _back(
                 for d in range(len(x)):
                     h[i, d] = keep * h[i, d] + write * x[d]  # (4)
         for first in range(last, start - 1, -length):
-            # Forward again from h, what it was before the segment. Pair j has a row of its own, made from row origin[j].
+            # Forward again, from h before the segment. Pair j has a row of its own, made from row origin[j].
             for i in range(len(slots)):
                 latest[i] = i
             for t in range(first, min(first + length, end)):
@@ -262,8 +218,7 @@ def _back(
                         on_h[d] = keep * on_after
                     dtheta[c, t, k] = on_write
             if first - length > start:
-                at = ((first - start) // length - 2) * len(slots)
-                h[:] = aside[at : at + len(slots)]
+                _copy(aside, ((first - start) // length - 2) * len(slots), rows, 0, len(slots))
             elif first > start:
                 _load(h, initial[s], slots, block)
         _store(adjoint, dinitial[s], slots, block)
@@ -274,14 +229,24 @@ def _load(rows, state, slots, block):
     """rows [n, columns] become the columns of these n slots."""
     for u in range(len(slots)):
         row = state[slots[u], block]
-        rows[u, : len(row)] = row
+        for d in range(len(row)):
+            rows[u, d] = row[d]
 
 
 @compiled.helper
 def _store(rows, state, slots, block):
+    """The inverse of _load."""
     for u in range(len(slots)):
         row = state[slots[u], block]
-        row[:] = rows[u, : len(row)]
+        for d in range(len(row)):
+            row[d] = rows[u, d]
+
+
+@compiled.helper
+def _copy(rows, first, out, into, count):
+    for u in range(count):
+        for d in range(rows.shape[1]):
+            out[into + u, d] = rows[first + u, d]
 
 
 # --- the operators that autograd and torch.compile see ---------------------------------------------------------
@@ -317,24 +282,21 @@ def _forward_op(
     (inverse, used, count, place), dtype, width = saved, final.dtype, value.shape[-1]
     layout = _bounds(value, cu_seqlens), used.numpy(), count.zero_().numpy(), _tokens(place)
     name = _tokens(slots, torch.int64), layout[0], check_values, np.empty(num_slots, np.int64), *layout[1:]
-    if compiled.compiled(_name, dtype, name)(*name):
+    if compiled.call(_name, *name, dtype=dtype):
         validation.slot_values(slots, num_slots)
     final.copy_(torch.zeros((), dtype=dtype) if initial_state is None else initial_state)
     columns = _columns(len(count), num_slots, width)
-    blocks = -(-width // columns)
+    blocks, state = -(-width // columns), final.numpy()
     run = functools.partial(
         compiled.run, units=blocks * len(count), work=theta.numel() * width, dtype=dtype, rows=[(_most(count), columns)]
     )
-    out = y if y.dtype == dtype else torch.empty_like(y, dtype=dtype)
     write, read, x = (_tokens(v, dtype) for v in (theta, phi, value))
-    state, out_, inverse_ = final.numpy(), _tokens(out), _tokens(inverse)
-    if blocks == 1:
-        run(_forward, write, read, x, *layout, state, eps, inverse_, out_)
-    else:
+    if blocks > 1:
         squares = torch.empty(blocks, *theta.shape, dtype=dtype)
-        run(_squares, write, x, *layout, state, columns, squares.flatten(1, 2).numpy())
+        run(_sums, write, x, x, *layout, state, columns, True, squares.flatten(1, 2).numpy())
         torch.rsqrt(squares.sum(0) / width + eps, out=inverse)  # (5)
-        run(_read, write, read, inverse_, x, *layout, state, columns, out_)
+    out = y if y.dtype == dtype else torch.empty_like(y, dtype=dtype)
+    run(_forward, write, read, x, *layout, state, columns, eps, _tokens(inverse), _tokens(out))
     return out.to(y.dtype), final, *(saved if save else _outputs(*inputs, False)[2:])
 
 
@@ -355,7 +317,7 @@ def _backward_op(
     parts, dphi = torch.empty(blocks, *theta.shape, dtype=dtype), torch.empty_like(inverse)
     parts_, state = parts.flatten(1, 2).numpy(), (_most(count), columns)
     if blocks > 1:
-        run(_products, write, x, on_y, *layout, initial, columns, parts_, rows=[state])
+        run(_sums, write, x, on_y, *layout, initial, columns, False, parts_, rows=[state])
         torch.mul(parts.sum(0), inverse, out=dphi)  # back through (6)
     segment, most, aside = _segments(np.diff(bounds), count.numpy(), theta.shape[-1])
     dx = torch.empty(value.shape, dtype=dtype)
@@ -373,7 +335,8 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy, dfinal):
-    theta, phi, value, initial_state, *_ = saved = ctx.saved_tensors
+    saved = ctx.saved_tensors
+    value, initial_state = saved[2:4]
     dtheta, dphi, dx, dinitial = _backward_op(*operators.asked_for(dy, dfinal, value, ctx.final), *saved)
     dinitial = None if initial_state is None else dinitial.to(initial_state.dtype)
     return dtheta, dphi, None, dx, None, dinitial, None, None, None, None
@@ -404,13 +367,13 @@ def _most(count: Tensor) -> int:
 
 
 def _columns(sequences: int, num_slots: int, width: int) -> int:
-    """Columns of a block. The fewer blocks the better, but threads should have something to share, and caches be enough.
+    """Columns of a block. Few blocks cost less, but threads need some to share, and a cache must hold their state.
 
     >>> _columns(16, 32, 256), _columns(1, 128, 512), _columns(4, 2048, 512)
     (256, 128, 128)
     """
     blocks = max(-(-UNITS // max(sequences, 1)), -(-width * num_slots // STATE))
-    return min(width, max(COLUMNS, -(-width // blocks)))
+    return min(width, max(COLUMNS, -(-width // (32 * blocks)) * 32))
 
 
 def _segments(lengths: np.ndarray, used: np.ndarray, slots_per_token: int) -> tuple[np.ndarray, int, int]:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fast
 import reference
-from fast import chunked, packing, scan
+from fast import chunked, packing, scan, walk
 from fast.backends import dense_kernels, sparse_form, sparse_kernels
 from tests.support.cases import DENSE, SPARSE, cases, whole
 
@@ -505,7 +505,7 @@ class Largest(TorchDispatchMode):
 @every_backend
 def test_nothing_is_saved_without_gradients(form, backend):
     floating, slots = inputs(form)
-    module = {"chunked": chunked, "scan": scan}[backend]
+    module = {"chunked": chunked, "scan": scan, "walk": walk}[backend]
     with torch.no_grad(), patch.object(module, "_forward_op", wraps=module._forward_op) as operator:
         function(form, slots, backend=backend)(*floating)
         _, _, *saved = operator(*operator.call_args.args)
