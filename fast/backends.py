@@ -86,19 +86,19 @@ def step_functions(*inputs: Tensor):
     The state is the last of the inputs.
     """
     state = inputs[-1]
-    differentiate = operators.needs_grad(*inputs) or any(map(operators.has_tangent, inputs))
-    in_kernel = step_kernels is not None and state.is_cuda and state.dtype == torch.float32 and not differentiate
-    return step_kernels if in_kernel else step
+    on_gpu = step_kernels is not None and state.is_cuda and state.dtype == torch.float32
+    return step_kernels if on_gpu and not _differentiated(*inputs) else step
 
 
-def sparse_step_functions(*inputs: Tensor):
-    """As step_functions, for a step on K slots. slots is among the inputs."""
-    chosen = step_functions(*(v for v in inputs if v.is_floating_point()))
-    return walk if chosen is step and walk_takes_steps(*inputs) else chosen
+def sparse_step_functions(slots: Tensor, *inputs: Tensor):
+    """As step_functions, for a step on K slots."""
+    chosen = step_functions(*inputs)
+    compiles = chosen is step and walk_takes_steps() and operators.plain(slots, *inputs) and slots.device.type == "cpu"
+    return walk if compiles and not _differentiated(*inputs) and compiled.why_not() is None else chosen
 
 
-def walk_takes_steps(*inputs: Tensor) -> bool:
-    """Whether a sparse step that is not differentiated is compiled."""
+def walk_takes_steps() -> bool:
+    """Whether a sparse step on a CPU is the compiled one. A first step would wait for the compiler."""
     return False
 
 
@@ -114,6 +114,10 @@ def scan_is_cheaper(slots_per_token: int, num_slots: int) -> bool:
     between the K measured; two cores, T = 4096, D = 512): a pair costs as much as about 15 slots of the dense form.
     """
     return slots_per_token <= 2 + num_slots / 16
+
+
+def _differentiated(*inputs: Tensor) -> bool:
+    return operators.needs_grad(*inputs) or any(map(operators.has_tangent, inputs))
 
 
 def _runnable(name: str, *inputs: Tensor | None) -> Backend:

@@ -61,7 +61,7 @@ def run(
     loop: Callable, *arguments, units: int, work: int, dtype: torch.dtype, rows: Sequence[tuple[int, int]] = ()
 ) -> None:
     """All units of a loop, which passes `work` numbers. rows: shapes of the workspaces that each thread has."""
-    threads = min(units, torch.get_num_threads()) if work > SMALL else min(units, 1)
+    threads = min(units, torch.get_num_threads() if work > SMALL else 1)
 
     def part(begin: int) -> None:
         call(loop, begin, threads, *_workspaces(rows, dtype), *arguments, dtype=dtype)
@@ -134,6 +134,8 @@ def _listener(base: type):
 
 def _workspaces(rows: Sequence[tuple[int, int]], dtype: torch.dtype) -> list:
     """Unwritten arrays of these shapes, in memory that the thread keeps."""
+    if not rows:
+        return []
     sizes = [count * width for count, width in rows]
     need = sum(sizes) * dtype.itemsize
     if not hasattr(_own, "space") or _own.space.numel() < need:

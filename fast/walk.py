@@ -76,6 +76,9 @@ def _step(begin, stride, theta, phi, slots, value, state, eps, y):
     """One token of each sequence: theta, phi, slots [B, K], value, y [B, D], state [B, M, D]."""
     real = theta.dtype.type
     for b in range(begin, len(value), stride):
+        for k in range(theta.shape[1]):
+            if slots[b, k] < 0 or slots[b, k] >= state.shape[1]:
+                raise ValueError("slots must lie in [0, M)")
         x, out = value[b], y[b]
         out[:] = 0
         for k in range(theta.shape[1]):

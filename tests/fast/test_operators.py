@@ -436,7 +436,8 @@ def test_nan_stays_in_its_row_where_rows_are_several_lines(row):
 
 
 @pytest.mark.parametrize(
-    "form, backend, states", [("dense", "chunked", 2 * 1024 // 32 * 16), ("sparse", "scan", 2 * 1024 * 3 // 16)]
+    "form, backend, states",
+    [("dense", "chunked", 2 * 1024 // 32 * 16), ("sparse", "scan", 2 * 1024 * 3 // 16), ("sparse", "walk", 0)],
 )
 def test_what_is_saved_grows_with_chunks_not_with_tokens(form, backend, states):
     """Beside the inputs: a state per chunk, and inner products, which do not depend on the width of a slot."""
