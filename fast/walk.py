@@ -209,7 +209,7 @@ def _back(
             for t in range(min(first + length, end) - 1, first - 1, -1):
                 x, on_y, on_x = value[t, block], dy[t, block], dx[t, block]
                 on_x[:] = 0
-                for k in range(pairs):
+                for k in range(pairs - 1, -1, -1):
                     i, j, write = place[t, k], (t - first) * pairs + k, theta[t, k]
                     before, after, on_h = rows[origin[j]], rows[len(slots) + j], adjoint[i]
                     read, along = phi[t, k] * inverse[t, k], dphi[t, k] * inverse[t, k] / real(value.shape[1])

@@ -12,6 +12,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
 TOOLS = {"experiments", "notebooks"}  # what a clone runs: they need more than the library
 DECLARED = {part.name: part for part in map(Requirement, PYPROJECT["project"]["dependencies"])}
+OPTIONAL = {part.name: part for part in map(Requirement, PYPROJECT["project"]["optional-dependencies"]["walk"])}
 
 
 def imported(path: Path) -> set[str]:
@@ -29,12 +30,12 @@ def needed(packages: set[str]) -> set[str]:
 
 
 def test_every_import_is_declared():
-    assert needed(set(PACKAGES) - TOOLS) == DECLARED.keys()
+    assert needed(set(PACKAGES) - TOOLS) == (DECLARED | OPTIONAL).keys()
 
 
 def test_what_the_tools_need_beyond_that_is_an_extra():
     extra = {Requirement(part).name for part in PYPROJECT["project"]["optional-dependencies"]["notebooks"]}
-    beyond = needed(TOOLS) - DECLARED.keys()
+    beyond = needed(TOOLS) - (DECLARED | OPTIONAL).keys()
     # Pillow comes with matplotlib; the peers are measured where they are installed.
     assert beyond - {"PIL", "fla", "mamba_ssm"} <= extra
 
@@ -44,7 +45,7 @@ def test_the_pins_of_a_clone_satisfy_what_the_package_asks_for():
         line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if line[:1] not in "#-"
     ]
     pins = {pin.name: pin for pin in map(Requirement, lines)}
-    for name, part in DECLARED.items():
+    for name, part in (DECLARED | OPTIONAL).items():
         (pin,) = pins[name].specifier
         assert pin.operator == "==" and part.specifier.contains(pin.version), name
         assert str(part.marker).replace("'", '"') == str(pins[name].marker).replace("'", '"'), name

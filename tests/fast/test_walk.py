@@ -362,7 +362,7 @@ def test_without_numba_the_reason_is_said(monkeypatch):
 
 
 def test_a_numba_that_fails_says_why(monkeypatch, tmp_path):
-    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.3 or less')")
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.3 or less')", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.split(".")[0] == "numba"]:
         monkeypatch.delitem(sys.modules, name)
@@ -400,7 +400,7 @@ def test_what_is_compiled_is_kept_and_found(tmp_path):
 
 @needs_numba
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     assert python(COUNT, NUMBA_CACHE_DIR=str(tmp_path / "file")) == "True\n"
     assert python(COUNT, NUMBA_CACHE_DIR="", XDG_CACHE_HOME=str(tmp_path / "file")) == "True\n"
     assert [*tmp_path.iterdir()] == [tmp_path / "file"]

@@ -29,6 +29,7 @@ def pytest(project: Path, tests: str) -> tuple[bool, str]:
         "PYTHONPATH": str(project),
         "HYPOTHESIS_PROFILE": "mutants",
         "PYTHONUTF8": "1",
+        "NUMBA_CACHE_DIR": str(project / "numba"),
     }
     try:
         run = subprocess.run(

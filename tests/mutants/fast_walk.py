@@ -1,0 +1,72 @@
+"""Faults planted in fast/walk.py and fast/compiled.py."""
+
+from tests.mutants.fault import ERRORS, NUMERICS, OPERATORS, WALK_PAIRS, WALKS, planted
+
+# fmt: off
+FAULTS = [
+    *planted(
+        "fast/walk.py", WALK_PAIRS,
+        ("walk: sums of the first block alone", "torch.rsqrt(squares.sum(0) / width", "torch.rsqrt(squares[0] / width"),
+        ("walk: mean over the columns of a block", "torch.rsqrt(squares.sum(0) / width", "torch.rsqrt(squares.sum(0) / columns"),
+        ("walk: products of the first block alone", "torch.mul(parts.sum(0), inverse", "torch.mul(parts[0], inverse"),
+        ("walk: dtheta of the first block alone", "return parts.sum(0).to(theta.dtype)", "return parts[0].to(theta.dtype)"),
+        ("walk: sum of squares, not their mean", "1 / np.sqrt(square / len(x) + eps)  # (5)", "1 / np.sqrt(square + eps)  # (5)"),
+        ("walk: y of the last slot alone", "                    out[d] += read * h[i, d]  # (6)", "                    out[d] = read * h[i, d]  # (6)"),
+        ("walk: phi read once more", "read = phi[t, k] * inverse[t, k]\n                for", "read = phi[t, k] * phi[t, k] * inverse[t, k]\n                for"),
+        ("walk: pull of the norm has the wrong sign", "(on_y[d] - along * after[d])", "(on_y[d] + along * after[d])"),
+        ("walk: pull of the norm by the columns of a block", "inverse[t, k] / real(value.shape[1])", "inverse[t, k] / real(len(x))"),
+        ("walk: pull of the norm along the row before", "along * after[d])", "along * before[d])"),
+        ("walk: dtheta takes the state after", "on_after * (x[d] - before[d])", "on_after * (x[d] - after[d])"),
+        ("walk: dx of the last slot alone", "on_x[d] += write * on_after", "on_x[d] = write * on_after"),
+        ("walk: adjoint undecayed", "on_h[d] = keep * on_after", "on_h[d] = on_after"),
+        ("walk: gradient of the final state forgotten", "        _load(adjoint, dinitial[s], slots, block)\n", "        adjoint[:] = 0\n"),
+        ("walk: gradient of the initial state forgotten", "        _store(adjoint, dinitial[s], slots, block)\n", ""),
+        ("walk: a pair forgets where its row was", "origin[j], latest[i] = latest[i], len(slots) + j", "origin[j] = latest[i]"),
+        ("walk: rows set aside a segment too early", "_copy(aside, ((first - start) // length - 2)", "_copy(aside, ((first - start) // length - 1)"),
+        ("walk: first segment from where the second began", "            elif first > start:\n                _load(h, initial[s], slots, block)\n", ""),
+        ("walk: last segment a token too long", "max(0, end - start - 1) // length", "max(0, end - start) // length"),
+        ("walk: a segment runs on", "for t in range(first, min(first + length, end)):", "for t in range(first, end):"),
+        ("walk: initial state forgotten",
+         "final.copy_(torch.zeros((), dtype=dtype) if initial_state is None else initial_state)", "final.zero_()"),
+        ("walk: backward forgets the initial state",
+         "torch.zeros_like(dinitial) if initial_state is None else initial_state", "torch.zeros_like(dinitial)"),
+        ("walk: final state forgotten", "        _store(h, final[s], used[s, : count[s]], block)\n", ""),
+        ("walk: slots of one sequence are known in the next", "        for u in range(count[s]):\n            number[used[s, u]] = -1\n", ""),
+        ("walk: state in half precision", "dtype = torch.float64 if wide else torch.float32", "dtype = value.dtype"),
+    ),
+    *planted(
+        "fast/walk.py", f"{WALKS} -k 'memory or range or step or threads or sequences'",
+        ("walk: a segment for all", "np.ceil(np.sqrt(lengths * used / slots_per_token))", "lengths"),
+        ("walk: slots out of range believed", "if i < 0 or i >= len(number) or (differ and last[i] == t):", "if differ and last[i] == t:"),
+        ("walk: slots not looked at twice", "or (differ and last[i] == t)", ""),
+        ("walk: a step believes its slots", "or slots[b, k] >= state.shape[1]:", "or False:"),
+        ("walk: a step forgets slots in between", "out[d] += read * h[d]  # (6)", "out[d] = read * h[d]  # (6)"),
+        ("walk: a step copies the state", "state if state.is_contiguous() else state.contiguous()", "state.clone()"),
+        ("walk: a step leaves a state with gaps", "state if rows is state else state.copy_(rows)", "state"),
+    ),
+    *planted(
+        "fast/walk.py", f"{ERRORS}::test_cu_seqlens {WALKS}::test_packed_sequences_in_blocks_are_separate_sequences",
+        ("walk: a row goes on from the last one", "np.arange(batch + 1) * tokens if cu_seqlens is None else packing.bounds(cu_seqlens, tokens)",
+         "np.arange(len(cu_seqlens) if cu_seqlens is not None else batch + 1) * tokens"),
+    ),
+    *planted(
+        "fast/walk.py", f"{OPERATORS} -k saved",
+        ("walk: saved without gradients", "*(saved if save else _outputs(*inputs, False)[2:])", "*saved"),
+        ("walk: asked to save without gradients", "save = operators.needs_grad(theta, phi, value, initial_state)", "save = True"),
+    ),
+    *planted(
+        "fast/compiled.py", f"{WALKS} {NUMERICS} -k 'walk or numba or threads or finite or cache or kept or fork or told'",
+        ("compiled: numbers are finite", 'FASTMATH = {"contract", "reassoc"}', 'FASTMATH = {"contract", "reassoc", "nnan", "ninf"}'),
+        ("compiled: as many threads as units", "min(units, torch.get_num_threads() if work > SMALL else 1)", "units"),
+        ("compiled: every thread does all", "call(loop, begin, threads, *_workspaces", "call(loop, 0, 1, *_workspaces"),
+        ("compiled: threads share a workspace", "_own = threading.local()", "_own = type(\"Shared\", (), {})()"),
+        ("compiled: a fork keeps its parent's threads", "    _pool, _lock = None, threading.RLock()\n", "    pass\n"),
+        ("compiled: a disk that fails is the caller's", "except Exception:  # the disk's", "except ZeroDivisionError:  # the disk's"),
+        ("compiled: nothing is kept", "function = numba.njit(loop, cache=True, **options)", "function = numba.njit(loop, **options)"),
+        ("compiled: one folder for all dtypes", '[str(dtype).removeprefix("torch."), *sorted(FASTMATH)]', "sorted(FASTMATH)"),
+        ("compiled: says so to nobody", "(sys.stderr.isatty() or", "(True or"),
+        ("compiled: says nothing", "if not _announced and", "if False and"),
+        ("compiled: numba that is missing", 'if importlib.util.find_spec("numba") is None:', "if False:"),
+    ),
+]
+# fmt: on
