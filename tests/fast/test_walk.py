@@ -79,15 +79,17 @@ def test_packed_sequences_in_blocks_are_separate_sequences(data):
 
 
 @needs_numba
-def test_the_loops_mean_the_same_in_python():
+@pytest.mark.parametrize("length", [None, 1, 4, 12])
+@pytest.mark.parametrize("columns", [2, 5])
+def test_the_loops_mean_the_same_in_python(columns, length):
+    """Where no index may leave an array."""
     floating, slots = inputs("sparse", T=12, D=5)
     want = results(function("sparse", slots, backend="walk"), floating)
-    for columns in (2, 5):
-        blocks, small = splits(columns)
-        with blocks, small, patch.object(compiled, "call", lambda loop, *arguments, dtype: loop(*arguments)):
-            got = results(function("sparse", slots, backend="walk"), floating)
-        for a, b in zip(got, want, strict=True):
-            torch.testing.assert_close(a, b)
+    blocks, small = splits(columns, length)
+    with blocks, small, patch.object(compiled, "call", lambda loop, *arguments, dtype: loop(*arguments)):
+        got = results(function("sparse", slots, backend="walk"), floating)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @needs_numba
@@ -404,6 +406,11 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path):
     assert python(COUNT, NUMBA_CACHE_DIR=str(tmp_path / "file")) == "True\n"
     assert python(COUNT, NUMBA_CACHE_DIR="", XDG_CACHE_HOME=str(tmp_path / "file")) == "True\n"
     assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+@needs_numba
+def test_what_numba_must_not_compile_runs_in_python():
+    assert python(COUNT, NUMBA_DISABLE_JIT="1") == "False\n"
 
 
 @needs_numba

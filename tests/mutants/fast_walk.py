@@ -24,7 +24,6 @@ FAULTS = [
         ("walk: a pair forgets where its row was", "origin[j], latest[i] = latest[i], len(slots) + j", "origin[j] = latest[i]"),
         ("walk: rows set aside a segment too early", "_copy(aside, ((first - start) // length - 2)", "_copy(aside, ((first - start) // length - 1)"),
         ("walk: first segment from where the second began", "            elif first > start:\n                _load(h, initial[s], slots, block)\n", ""),
-        ("walk: last segment a token too long", "max(0, end - start - 1) // length", "max(0, end - start) // length"),
         ("walk: a segment runs on", "for t in range(first, min(first + length, end)):", "for t in range(first, end):"),
         ("walk: initial state forgotten",
          "final.copy_(torch.zeros((), dtype=dtype) if initial_state is None else initial_state)", "final.zero_()"),
@@ -43,6 +42,12 @@ FAULTS = [
         ("walk: a step forgets slots in between", "out[d] += read * h[d]  # (6)", "out[d] = read * h[d]  # (6)"),
         ("walk: a step copies the state", "state if state.is_contiguous() else state.contiguous()", "state.clone()"),
         ("walk: a step leaves a state with gaps", "state if rows is state else state.copy_(rows)", "state"),
+    ),
+    *planted(
+        "fast/walk.py", f"{WALKS}::test_the_loops_mean_the_same_in_python",
+        ("walk: last segment a token too long", "max(0, end - start - 1) // length", "max(0, end - start) // length"),
+        ("walk: one state too few set aside", "np.maximum(0, -(-lengths // segment) - 2) * used", "np.maximum(0, -(-lengths // segment) - 3) * used"),
+        ("walk: segments are counted in pairs", "int(segment.max(initial=0)) * slots_per_token,", "int(segment.max(initial=0)),"),
     ),
     *planted(
         "fast/walk.py", f"{ERRORS}::test_cu_seqlens {WALKS}::test_packed_sequences_in_blocks_are_separate_sequences",
