@@ -1,6 +1,6 @@
 """Faults planted in fast/walk.py and fast/compiled.py."""
 
-from tests.mutants.fault import ERRORS, NUMERICS, OPERATORS, WALK_PAIRS, WALKS, planted
+from tests.mutants.fault import ERRORS, LAWS, NUMERICS, OPERATORS, WALK_PAIRS, WALKS, planted
 
 # fmt: off
 FAULTS = [
@@ -58,6 +58,10 @@ FAULTS = [
         "fast/walk.py", f"{OPERATORS} -k saved",
         ("walk: saved without gradients", "*(saved if save else _outputs(*inputs, False)[2:])", "*saved"),
         ("walk: asked to save without gradients", "save = operators.needs_grad(theta, phi, value, initial_state)", "save = True"),
+    ),
+    *planted(
+        "fast/compiled.py", f"{LAWS}::test_theta_0_keeps_and_theta_1_replaces[sparse-walk]",
+        ("compiled: zeros have no sign", 'FASTMATH = {"contract", "reassoc"}', 'FASTMATH = {"contract", "reassoc", "nsz"}'),
     ),
     *planted(
         "fast/compiled.py", f"{WALKS} {NUMERICS} -k 'walk or numba or threads or finite or cache or kept or fork or told'",
