@@ -3,7 +3,14 @@
 from torch import Tensor
 
 from fast import operators, validation
-from fast.backends import DENSE_BACKENDS, SPARSE_BACKENDS, dense_form, sparse_form, step_functions
+from fast.backends import (
+    DENSE_BACKENDS,
+    SPARSE_BACKENDS,
+    dense_form,
+    sparse_form,
+    sparse_step_functions,
+    step_functions,
+)
 
 
 def factorization_memory(
@@ -67,8 +74,9 @@ def sparse_factorization_memory(
         theta, phi: write and read weights [B, T, K] of the slots named.
         slots: integers [B, T, K] in [0, num_slots), all different within one token.
         value, initial_state, eps, cu_seqlens: as in `factorization_memory`.
-        backend: "auto" or a name from `backends()`: "scan" and "triton" do work for K slots per token,
-            whatever M is, "chunked" for M. With "scan" a NaN in value may reach any token of its row.
+        backend: "auto" or a name from `backends()`: "walk", "scan" and "triton" do work for K slots per
+            token, whatever M is, "chunked" for M. "walk" is for a CPU, and needs numba. With "scan" a NaN in value
+            may reach any token of its row.
         check_values: whether to look into slots for values out of range and duplicates. By default on a CPU only:
             elsewhere the look would wait for the device.
 
@@ -126,7 +134,7 @@ def sparse_step(
     Slots that are not named come out bit for bit as they went in. check_values as in sparse_factorization_memory.
     """
     _check_sparse_step(theta, phi, slots, value, state, eps, check_values)
-    return step_functions(theta, phi, value, state).sparse_step(theta, phi, slots, value, state, eps=eps)
+    return sparse_step_functions(slots, theta, phi, value, state).sparse_step(theta, phi, slots, value, state, eps=eps)
 
 
 def sparse_step_(
@@ -135,7 +143,7 @@ def sparse_step_(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`sparse_step` that writes K rows of `state` in place and returns it: 2 K D numbers moved, whatever M is."""
     _check_sparse_step(theta, phi, slots, value, state, eps, check_values)
-    return step_functions(theta, phi, value, state).sparse_step_(theta, phi, slots, value, state, eps=eps)
+    return sparse_step_functions(slots, theta, phi, value, state).sparse_step_(theta, phi, slots, value, state, eps=eps)
 
 
 def _check_call(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fast import chunked, operators, packing, scan, step
+from fast import chunked, compiled, operators, packing, scan, step, walk
 from fast.validation import one_of
 
 try:
@@ -26,6 +26,7 @@ class Backend(NamedTuple):
     sparse: Callable | None
     why_not: Callable[[], str | None]  # None if it can run here
     wide: bool = True  # whether it computes in float64
+    on_gpu: bool = True  # whether it computes there
 
 
 def _why_not_triton() -> str | None:
@@ -35,6 +36,7 @@ def _why_not_triton() -> str | None:
 BACKENDS = {
     "chunked": Backend(chunked.factorization_memory, chunked.sparse_factorization_memory, lambda: None),
     "scan": Backend(None, scan.sparse_factorization_memory, lambda: None),
+    "walk": Backend(None, walk.sparse_factorization_memory, compiled.why_not, on_gpu=False),
     "triton": Backend(
         dense_kernels and dense_kernels.factorization_memory,
         sparse_kernels and sparse_kernels.sparse_factorization_memory,
@@ -42,7 +44,8 @@ BACKENDS = {
         wide=False,
     ),
 }
-DENSE_BACKENDS = ("auto", *(name for name in BACKENDS if name != "scan"))
+SPARSE_ONLY = ("scan", "walk")
+DENSE_BACKENDS = ("auto", *(name for name in BACKENDS if name not in SPARSE_ONLY))
 SPARSE_BACKENDS = ("auto", *BACKENDS)
 
 
@@ -68,12 +71,12 @@ def sparse_form(name: str, slots_per_token: int, num_slots: int, *inputs: Tensor
     one_of("backend", name, SPARSE_BACKENDS)
     if name == "auto":
         on_gpu = _suits_triton(*inputs)
-        if scan_is_cheaper(slots_per_token, num_slots):
-            name = "triton" if on_gpu else "scan"
-        elif on_gpu:
-            return partial(packing.over_zeros, dense_kernels.factorization_memory)
+        if not on_gpu:
+            name = cpu_form(slots_per_token, num_slots)
+        elif scan_is_cheaper(slots_per_token, num_slots):
+            name = "triton"
         else:
-            name = "chunked"
+            return partial(packing.over_zeros, dense_kernels.factorization_memory)
     return _runnable(name, *inputs).sparse
 
 
@@ -83,9 +86,25 @@ def step_functions(*inputs: Tensor):
     The state is the last of the inputs.
     """
     state = inputs[-1]
-    differentiate = operators.needs_grad(*inputs) or any(map(operators.has_tangent, inputs))
-    in_kernel = step_kernels is not None and state.is_cuda and state.dtype == torch.float32 and not differentiate
-    return step_kernels if in_kernel else step
+    on_gpu = step_kernels is not None and state.is_cuda and state.dtype == torch.float32
+    return step_kernels if on_gpu and not _differentiated(*inputs) else step
+
+
+def sparse_step_functions(slots: Tensor, *inputs: Tensor):
+    """As step_functions, for a step on K slots."""
+    chosen = step_functions(*inputs)
+    compiles = chosen is step and walk_takes_steps() and operators.plain(slots, *inputs) and slots.device.type == "cpu"
+    return walk if compiles and not _differentiated(*inputs) and compiled.why_not() is None else chosen
+
+
+def walk_takes_steps() -> bool:
+    """Whether a sparse step on a CPU is the compiled one. A first step would wait for the compiler."""
+    return False
+
+
+def cpu_form(slots_per_token: int, num_slots: int) -> str:
+    """The backend of the sparse form that "auto" takes on a CPU, or in float64."""
+    return "scan" if scan_is_cheaper(slots_per_token, num_slots) else "chunked"
 
 
 def scan_is_cheaper(slots_per_token: int, num_slots: int) -> bool:
@@ -97,12 +116,18 @@ def scan_is_cheaper(slots_per_token: int, num_slots: int) -> bool:
     return slots_per_token <= 2 + num_slots / 16
 
 
+def _differentiated(*inputs: Tensor) -> bool:
+    return operators.needs_grad(*inputs) or any(map(operators.has_tangent, inputs))
+
+
 def _runnable(name: str, *inputs: Tensor | None) -> Backend:
     backend = BACKENDS[name]
     if reason := backend.why_not():
         raise ValueError(f"backend {name!r} cannot run here: {reason}")
     if _is_wide(*inputs) and not backend.wide:
         raise TypeError(f"backend {name!r} needs float32 or half precision, got torch.float64")
+    if inputs[0].is_cuda and not backend.on_gpu:
+        raise ValueError(f"backend {name!r} needs tensors on a CPU, got {inputs[0].device}")
     return backend
 
 

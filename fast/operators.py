@@ -103,6 +103,12 @@ def has_tangent(value: Tensor) -> bool:
     )
 
 
+def plain(*inputs: Tensor) -> bool:
+    """Whether the numbers of inputs can be had: no graph is being made of what happens to them, no transform made."""
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack()
+    return not watched and all(type(v) is Tensor and not _functorch.is_functorch_wrapped_tensor(v) for v in inputs)
+
+
 def refuse_second_derivative(ctx, *grads) -> None:
     """The backward of every backward operator."""
     raise NotImplementedError("a gradient by fast must not be differentiated again: fast has first derivatives only")

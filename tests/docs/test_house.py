@@ -21,7 +21,8 @@ MAY_IMPORT = {
 }
 # The implementations of one operator know nothing of each other. What they share has a module of its own.
 IMPLEMENTATIONS = {
-    "fast.chunked", "fast.scan", "fast.step", "fast.kernels.dense", "fast.kernels.sparse", "fast.kernels.step",
+    "fast.chunked", "fast.scan", "fast.walk", "fast.step",
+    "fast.kernels.dense", "fast.kernels.sparse", "fast.kernels.step",
 }  # fmt: skip
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 

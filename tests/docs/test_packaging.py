@@ -13,6 +13,7 @@ PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
 TOOLS = {"experiments", "notebooks"}  # what a clone runs: they need more than the library
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 DECLARED = {part.name: part for part in map(Requirement, PYPROJECT["project"]["dependencies"])}
+OPTIONAL = {part.name: part for part in map(Requirement, EXTRAS["walk"])}
 
 
 def imported(path: Path) -> set[str]:
@@ -30,12 +31,12 @@ def needed(packages: set[str]) -> set[str]:
 
 
 def test_every_import_is_declared():
-    assert needed(set(PACKAGES) - TOOLS) == DECLARED.keys()
+    assert needed(set(PACKAGES) - TOOLS) == (DECLARED | OPTIONAL).keys()
 
 
 def test_what_the_tools_need_beyond_that_is_an_extra():
     extra = {Requirement(part).name for part in EXTRAS["notebooks"]}
-    beyond = needed(TOOLS) - DECLARED.keys()
+    beyond = needed(TOOLS) - (DECLARED | OPTIONAL).keys()
     # Pillow comes with matplotlib; the peers are measured where they are installed.
     assert beyond - {"PIL", "fla", "mamba_ssm"} <= extra
 

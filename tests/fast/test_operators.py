@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fast
 import reference
-from fast import chunked, packing, scan
+from fast import chunked, packing, scan, walk
 from fast.backends import dense_kernels, sparse_form, sparse_kernels
 from tests.support.cases import DENSE, SPARSE, cases, whole
 
@@ -435,7 +435,8 @@ def test_nan_stays_in_its_row_where_rows_are_several_lines(row):
 
 
 @pytest.mark.parametrize(
-    "form, backend, states", [("dense", "chunked", 2 * 1024 // 32 * 16), ("sparse", "scan", 2 * 1024 * 3 // 16)]
+    "form, backend, states",
+    [("dense", "chunked", 2 * 1024 // 32 * 16), ("sparse", "scan", 2 * 1024 * 3 // 16), ("sparse", "walk", 0)],
 )
 def test_what_is_saved_grows_with_chunks_not_with_tokens(form, backend, states):
     """Beside the inputs: a state per chunk, and inner products, which do not depend on the width of a slot."""
@@ -504,7 +505,7 @@ class Largest(TorchDispatchMode):
 @every_backend
 def test_nothing_is_saved_without_gradients(form, backend):
     floating, slots = inputs(form)
-    module = {"chunked": chunked, "scan": scan}[backend]
+    module = {"chunked": chunked, "scan": scan, "walk": walk}[backend]
     with torch.no_grad(), patch.object(module, "_forward_op", wraps=module._forward_op) as operator:
         function(form, slots, backend=backend)(*floating)
         _, _, *saved = operator(*operator.call_args.args)

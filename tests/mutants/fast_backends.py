@@ -1,15 +1,16 @@
 """Faults planted in fast/backends.py."""
 
-from tests.mutants.fault import KERNELS, OPERATORS, STEP_KERNELS, planted
+from tests.mutants.fault import KERNELS, OPERATORS, STEP_KERNELS, WALKS, planted
 
 # fmt: off
 FAULTS = [
     *planted(
         "fast/backends.py", f"{OPERATORS}::test_auto_takes_the_form_that_fits",
         ("auto: sparse however many slots a token uses",
-         "if scan_is_cheaper(slots_per_token, num_slots):", "if True:"),
-        ("auto: scan on a GPU", '"triton" if on_gpu else "scan"', '"scan"'),
-        ("auto: no kernel for many slots per token", "        elif on_gpu:\n", "        elif False:\n"),
+         '"scan" if scan_is_cheaper(slots_per_token, num_slots) else "chunked"', '"scan"'),
+        ("auto: scan on a GPU", "        if not on_gpu:\n", "        if True:\n"),
+        ("auto: no dense kernel for many slots per token",
+         "elif scan_is_cheaper(slots_per_token, num_slots):", "elif True:"),
         ("auto: triton takes float64", "inputs[0].is_cuda and not _is_wide(*inputs)", "inputs[0].is_cuda"),
         ("auto: scan is dense", 'Backend(None, scan.sparse', 'Backend(None, chunked.sparse'),
         ("scan: cheaper than it is", "slots_per_token <= 2 + num_slots / 16", "slots_per_token <= num_slots"),
@@ -20,8 +21,15 @@ FAULTS = [
          "if _is_wide(*inputs) and not backend.wide:", "if False:"),
     ),
     *planted(
+        "fast/backends.py", f"{WALKS} -k 'step or gpu'",
+        ("walk: taken on a GPU", "        raise ValueError(f\"backend {name!r} needs", "        print(f\"backend {name!r} needs"),
+        ("walk: steps taken before they were measured", "    return False\n", "    return True\n"),
+        ("walk: steps taken where gradients are asked for", "compiles and not _differentiated(*inputs) and", "compiles and"),
+        ("walk: steps taken of what is no plain tensor", " and operators.plain(slots, *inputs)", ""),
+    ),
+    *planted(
         "fast/backends.py", STEP_KERNELS,
-        ("step kernel: taken where gradients are asked for", " and not differentiate\n", "\n"),
+        ("step kernel: taken where gradients are asked for", " and not _differentiated(*inputs) else step", " else step"),
         ("step kernel: taken by float64 states", "state.dtype == torch.float32", "True"),
     ),
 ]

@@ -52,6 +52,7 @@ def _run(project: Path, said: Path, tests: list[str]) -> None:
         del sys.modules[name]
     sys.path[:] = [str(project), *(path for path in sys.path if path not in ("", str(ROOT)))]
     os.environ["PYTHONPATH"] = str(project)  # of what the tests start
+    os.environ["NUMBA_CACHE_DIR"] = str(project / "numba")
     import pytest
 
     sys.exit(int(pytest.main(["-x", "--no-header", "--tb=no", "-rfE", *tests])))

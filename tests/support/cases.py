@@ -13,7 +13,7 @@ import reference
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 ROUNDINGS_A_STEP = 3  # of 1 - theta, of its product with the state, and of the sum
 UNDERFLOW = 1e-25  # below 1e-38 float32 has few digits left, and 1 / rms may be 1e6
-SPARSE_ONLY = ("scan",)
+SPARSE_ONLY = ("scan", "walk")
 APART = ("triton",)  # no float64, and slow where it is interpreted: its laws are in test_triton.py
 RUNNABLE = [name for name, reason in fast.backends().items() if reason is None and name not in APART]
 DENSE = [("dense", name) for name in RUNNABLE if name not in SPARSE_ONLY]
