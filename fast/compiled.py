@@ -8,6 +8,7 @@ numba is imported when a loop is first called. What it makes is kept in the user
 Where nothing can be written, every process compiles anew.
 """
 
+import ctypes
 import functools
 import importlib.util
 import os
@@ -66,6 +67,8 @@ def run(
     def part(begin: int) -> None:
         call(loop, begin, threads, *_workspaces(rows, dtype), *arguments, dtype=dtype)
 
+    if threads > 1:
+        _release_cores()
     others = [_workers().submit(part, begin) for begin in range(1, threads)]
     try:
         if threads:
@@ -144,6 +147,22 @@ def _workspaces(rows: Sequence[tuple[int, int]], dtype: torch.dtype) -> list:
         _own.space = torch.empty(need, dtype=torch.uint8)
     parts = _own.space[:need].view(dtype).split(sizes)
     return [part.view(shape).numpy() for part, shape in zip(parts, rows, strict=True)]
+
+
+def _release_cores() -> None:
+    """Ends this thread's OpenMP workers. After torch's work they wait by spinning, for milliseconds, on cores that ours
+    need; torch starts new ones in a tenth of a millisecond."""
+    if pause := _pause_openmp():
+        pause(1)  # omp_pause_soft
+
+
+@functools.cache
+def _pause_openmp() -> Callable | None:
+    """omp_pause_resource_all of OpenMP 5.0, if torch has brought an OpenMP that knows it."""
+    try:
+        return ctypes.CDLL(None).omp_pause_resource_all
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 def _workers() -> ThreadPoolExecutor:
