@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 import fast
 import reference
 from fast import chunked, scan
-from tests.support.cases import DENSE, LOOPS, SPARSE, cases, check, loop, sizes, steps, tolerance, whole, within
+from tests.support.cases import DENSE, LOOPS, SPARSE, steps, whole
+from verify.bounds import sizes, tolerance, within
+from verify.cases import loop
+from verify.laws import cases, check
 
 WIDE = (torch.float64,)
 

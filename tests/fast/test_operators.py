@@ -19,7 +19,8 @@ import fast
 import reference
 from fast import chunked, packing, scan
 from fast.backends import dense_kernels, sparse_form, sparse_kernels
-from tests.support.cases import DENSE, SPARSE, cases, whole
+from tests.support.cases import DENSE, SPARSE, whole
+from verify.laws import cases
 
 NAMES = ["theta", "phi", "value", "initial_state"]
 every_backend = pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])

@@ -1,0 +1,1 @@
+"""Bring your own kernel."""
