@@ -1,5 +1,7 @@
 """How large an error may be: in the unit that rounding comes in, growing with the steps of the recurrence."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -29,12 +31,28 @@ def unit_roundoff(dtype: torch.dtype) -> float:
 def within(name: str, got: Tensor, want: Tensor, size: Tensor, steps: int) -> None:
     """Every number of got is want, up to the tolerance of its dtype after so many steps times its size."""
     assert got.shape == want.shape, name
-    kind = torch.finfo(got.dtype)
-    bound = tolerance(got.dtype, steps) * size + UNDERFLOW + kind.tiny * kind.eps
-    excess = ((got.double() - want).abs() / bound).masked_fill(size > kind.max, 0).nan_to_num(nan=torch.inf)
+    bound = bounds(got.dtype, size, steps)
+    excess = in_bounds(got, want, bound)
     if excess.numel() and excess.max() > 1:
-        at = tuple(int(i) for i in torch.unravel_index(excess.argmax(), excess.shape))
+        at = worst(excess)
         raise AssertionError(f"{name}{[*at]} is {got[at]:.9g}, not {want[at]:.9g} within {bound[at]:.2g}")
+
+
+def bounds(dtype: torch.dtype, size: Tensor, steps: int) -> Tensor:
+    """How far each number of this dtype may be off; infinite where dtype cannot hold its size."""
+    kind = torch.finfo(dtype)
+    bound = tolerance(dtype, steps) * size + UNDERFLOW + kind.tiny * kind.eps
+    return bound.masked_fill(size > kind.max, torch.inf)
+
+
+def in_bounds(got: Tensor, want: Tensor, bound: Tensor) -> Tensor:
+    """The errors of got in units of their bounds. NaN counts as infinitely wrong, except where all is allowed."""
+    excess = (got.double() - want).abs() / bound
+    return excess.masked_fill(bound.isinf(), 0).nan_to_num(nan=torch.inf)
+
+
+def worst(excess: Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in torch.unravel_index(excess.argmax(), excess.shape))
 
 
 def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
@@ -44,6 +62,13 @@ def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
     |h|^2 would be without cancellation, s^2. So a slot's weight grows by s^2 / (|h|^2 + eps D), where |h|^2 is the
     least that may be left of it.
     """
+    if case.cu_seqlens is not None:
+        ends = list(pairwise(case.cu_seqlens.tolist()))
+        parts = [
+            sizes(part, on_y[:, first:last], on_state[i : i + 1])
+            for i, (part, (first, last)) in enumerate(zip(case.unpacked(), ends, strict=True))
+        ]
+        return {n: torch.cat([part[n] for part in parts], 0 if n.endswith("state") else 1) for n in parts[0]}
     unit = 16 * unit_roundoff(case.start().dtype)
     case = case.double()
     dense = case.dense()
