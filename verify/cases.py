@@ -54,6 +54,10 @@ class Case:
         """function applied to every floating tensor."""
         return replace(self, **{name: function(value) for name, value in self.floating().items()})
 
+    def copy(self) -> "Case":
+        """The same numbers in memory of its own, laid out alike."""
+        return self.map(_copy)
+
     def double(self) -> "Case":
         return self.map(Tensor.double)
 
@@ -88,6 +92,11 @@ class Case:
             replace(self.pick(slice(*ends), initial_state=None if state is None else state[i : i + 1]), cu_seqlens=None)
             for i, ends in enumerate(pairwise(bounds))
         ]
+
+
+def _copy(v: Tensor) -> Tensor:
+    storage = v.untyped_storage().clone()
+    return torch.empty(0, dtype=v.dtype).set_(storage, v.storage_offset(), v.shape, v.stride())
 
 
 def lay_out(v: Tensor, layout: str) -> Tensor:

@@ -69,11 +69,9 @@ def truth(fixed: Fixed) -> Truth:
 def judge(fixed: Fixed, kernel: Kernel, grad: bool = True) -> Result:
     """One fixed case. Where a slot cancels, gradients are beyond any dtype, and only values count."""
     try:
-        if grad and fixed.kind != "cancels":
-            got = gradients(fixed.case, kernel, fixed.on_y, fixed.on_state)
-        else:
-            with torch.no_grad():
-                got = dict(zip(VALUES, kernel(fixed.case), strict=True))
+        got = _run(kernel, fixed, grad and fixed.kind != "cancels")
+    except WrongShape as error:
+        return Result(fixed.name, fixed.kind, fixed, (Wrong("shape", str(error)),))
     except Exception as error:  # whatever a user's kernel raises
         return Result(fixed.name, fixed.kind, fixed, raised=_first_line(error))
     if not kernel.state:
@@ -88,7 +86,7 @@ def compare(fixed: Fixed, got: dict[str, Tensor], dtypes: bool = True) -> Result
     for name, v in got.items():
         want, bound, dtype = right.want[name], right.bound[name], right.dtype[name]
         if v.shape != want.shape:
-            wrong.append(Wrong(name, f"{name} has shape {[*v.shape]}, not {[*want.shape]}"))
+            wrong.append(Wrong("shape", f"{name} has shape {[*v.shape]}, not {[*want.shape]}"))
             continue
         if dtypes and v.dtype != dtype:
             wrong.append(Wrong(name, f"{name} has dtype {_short(v.dtype)}, not {_short(dtype)}"))
@@ -100,7 +98,7 @@ def compare(fixed: Fixed, got: dict[str, Tensor], dtypes: bool = True) -> Result
                 wrong.append(_out_of_bounds(name, v, want, excess))
             else:
                 top = max(top, (excess.max().item(), name))
-    if fixed.case.slots is not None and "final state" in got and not any(w.name == "final state" for w in wrong):
+    if fixed.case.slots is not None and "final state" in got:
         wrong += _unnamed_slots(fixed.case, got["final state"])
     wrong.sort(key=lambda w: (w.name not in VALUES, -w.units))
     return Result(fixed.name, fixed.kind, fixed, tuple(wrong), worst=top, got=got)
@@ -145,7 +143,7 @@ def _same_bits(kernel: Kernel, fixed: Fixed, grad: bool) -> str | None:
 def _inputs_stay(kernel: Kernel, fixed: Fixed, grad: bool) -> str | None:
     """A caller's arrays are not changed."""
     before = fixed.case.map(Tensor.clone)
-    mine = fixed.case.map(lambda v: v.detach().clone())
+    mine = fixed.case.copy()
     with torch.no_grad():
         kernel(mine)
     if grad:
@@ -170,7 +168,7 @@ def _all_written(kernel: Kernel, fixed: Fixed, grad: bool) -> str | None:
 
 def _batch_is_independent(kernel: Kernel, fixed: Fixed, grad: bool) -> str | None:
     """A sequence does not depend on its neighbours: they are NaN here."""
-    case = fixed.case
+    case = fixed.case.copy()
     others = torch.arange(len(case.value)) != len(case.value) - 1
 
     def spoil(v: Tensor) -> Tensor:
@@ -187,7 +185,7 @@ def _batch_is_independent(kernel: Kernel, fixed: Fixed, grad: bool) -> str | Non
 
 def _continues(kernel: Kernel, fixed: Fixed, grad: bool) -> str | None:
     """Two calls, the second from the state of the first, are one call."""
-    case, cut = fixed.case, _cut(kernel, fixed)
+    case, cut = fixed.case.copy(), _cut(kernel, fixed)
     if cut is None or not kernel.state:
         return None
 
@@ -203,9 +201,7 @@ def _continues(kernel: Kernel, fixed: Fixed, grad: bool) -> str | None:
 
 def _without_gradients(kernel: Kernel, fixed: Fixed, grad: bool) -> str | None:
     """The same values where no gradient is asked for."""
-    with torch.no_grad():
-        got = dict(zip(VALUES, kernel(fixed.case), strict=True))
-    result = compare(fixed, got)
+    result = compare(fixed, _run(kernel, fixed, grad=False))
     return None if result.ok else result.wrong[0].text
 
 
@@ -244,11 +240,25 @@ def _cut(kernel: Kernel, fixed: Fixed) -> int | None:
     return next((t for t in (T // 3, *range(1, T)) if 0 < t < T and t in allowed and T - t in allowed), None)
 
 
+class WrongShape(Exception):
+    """A result that nothing can be compared with."""
+
+
 def _run(kernel: Kernel, fixed: Fixed, grad: bool) -> dict[str, Tensor]:
+    """All results by name, from memory that the kernel may spoil."""
+
+    def run(case: Case) -> tuple[Tensor, Tensor]:
+        out = kernel(case)
+        for name, v, shape in zip(VALUES, out, (case.value.shape, case.state_shape()), strict=True):
+            if tuple(v.shape) != tuple(shape):
+                raise WrongShape(f"{name} has shape {[*v.shape]}, not {[*shape]}")
+        return out
+
+    case = fixed.case.copy()
     if grad:
-        return gradients(fixed.case, kernel, fixed.on_y, fixed.on_state)
+        return gradients(case, run, fixed.on_y, fixed.on_state)
     with torch.no_grad():
-        return dict(zip(VALUES, kernel(fixed.case), strict=True))
+        return dict(zip(VALUES, run(case), strict=True))
 
 
 @contextmanager

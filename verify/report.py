@@ -4,6 +4,7 @@ import html
 import json
 from dataclasses import dataclass, field
 
+from verify.guess import Guess
 from verify.judge import Result
 
 
@@ -13,7 +14,7 @@ class Report:
 
     results: list[Result]
     notes: list[str] = field(default_factory=list)  # what was left out, and why
-    guess: str | None = None
+    guess: Guess | None = None
     seconds: float = 0.0
 
     @property
@@ -38,7 +39,7 @@ class Report:
             lines.append("wrong: " + ", ".join(result.name for result in self.wrong))
         lines.append(f"{count}, {self.seconds:.1f} s")
         if self.guess:
-            lines.append(f"guess: {self.guess}")
+            lines.append(f"guess: {self.guess.text}")
         return lines
 
     def __str__(self) -> str:
@@ -62,7 +63,13 @@ class Report:
             }
             for result in self.results
         ]  # fmt: skip
-        whole = {"ok": self.ok, "guess": self.guess, "left_out": self.notes, "seconds": self.seconds, "cases": rows}
+        whole = {
+            "ok": self.ok,
+            "guess": self.guess and self.guess.text,
+            "left_out": self.notes,
+            "seconds": self.seconds,
+            "cases": rows,
+        }
         return json.dumps(whole, indent=1)
 
 

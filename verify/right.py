@@ -78,7 +78,7 @@ def scan(theta, phi, value, initial_state=None, eps=1e-6):
     return y.to(value.dtype), state[:, -1]
 
 
-class _ByHand(torch.autograd.Function):
+class ByHand(torch.autograd.Function):
     """The loop with columns in tiles, and its backward from formulas."""
 
     @staticmethod
@@ -125,7 +125,7 @@ class _ByHand(torch.autograd.Function):
 
 def by_hand(theta, phi, value, initial_state, eps):
     dtype = _wide(theta, phi, value, initial_state)
-    return _ByHand.apply(theta, phi, value, initial_state.to(dtype), eps)
+    return ByHand.apply(theta, phi, value, initial_state.to(dtype), eps)
 
 
 def in_numpy(theta, phi, value, initial_state, eps):
