@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
 from verify import guess
 from verify.adapters import CannotRun, Kernel
-from verify.cases import DTYPES, FORMS, Limits, Sizes, fixed_cases
+from verify.cases import ANY_LENGTH, ANY_SIZE, DTYPES, FORMS, Limits, Sizes, fixed_cases
 from verify.judge import Result, behaviour, far, judge
 from verify.report import Report
+
+LENGTHS, SIZES = ANY_LENGTH.text, ANY_SIZE.text
 
 
 def check(
     function: Callable, form: str = "dense", *, vjp: Callable | None = None, grad: bool = True, state: bool = True,
-    dtypes: str | None = None, lengths: str = "0..1000000", widths: str = "1..1000000", slots: str = "1..1000000",
+    dtypes: str | None = None, lengths: str = LENGTHS, widths: str = SIZES, slots: str = SIZES,
     packed: bool = False, arrays: str | None = None, device: str = "cpu", laws: int = 0, large: bool = False,
     show: Callable[[Result], None] | None = None,
 ) -> Report:  # fmt: skip
@@ -44,25 +47,22 @@ def check(
     True
     """
     began = time.perf_counter()
-    if form not in FORMS:
-        raise CannotRun(f"the form must be one of {', '.join(FORMS)}, got {form!r}")
+    asked = limits(form, dtypes, lengths, widths, slots, packed)
     kernel = Kernel(
-        function, form, vjp=vjp, arrays=arrays, state=state, device=_device(device), lengths=_sizes("lengths", lengths)
-    )
-    chosen, notes = _dtypes(dtypes, kernel)
+        function, form, vjp=vjp, arrays=arrays, state=state, device=_device(device), lengths=asked.lengths
+    )  # fmt: skip
+    within, notes = _possible(asked, kernel)
     if grad and not kernel.differentiable:
         grad = False
         notes.append(f"gradients ({kernel.arrays} has none of its own: give a vjp)")
-    limits = Limits(form, chosen, kernel.lengths, _sizes("widths", widths), _sizes("slots", slots), packed)
     if large and form != "dense":
         raise CannotRun(f"--large is for the dense form, got {form}")
     report = Report([], notes)
-    for result in _stages(kernel, limits, grad, laws, large):
+    for result in _stages(kernel, within, grad, laws, large):
         report.results.append(result)
         if show:
             show(result)
-    raised = {result.raised for result in report.results}
-    if None not in raised:
+    if all(result.raised for result in report.results):
         raise CannotRun(f"every case raises; the first {report.results[0].raised}")
     report.guess = guess.from_pattern(report.results)
     report.seconds = time.perf_counter() - began
@@ -83,17 +83,28 @@ def _stages(kernel: Kernel, limits: Limits, grad: bool, laws: int, large: bool) 
         yield far(kernel)
 
 
-def _dtypes(names: str | None, kernel: Kernel) -> tuple[tuple[torch.dtype, ...], list[str]]:
-    """Those asked for, or all there are; and why some are left out."""
-    asked = [name.strip() for name in names.split(",")] if names else [*DTYPES]
-    for name in asked:
+def limits(form: str, dtypes: str | None, lengths: str, widths: str, slots: str, packed: bool) -> Limits:
+    """The limits that these options name."""
+    if form not in FORMS:
+        raise CannotRun(f"the form must be one of {', '.join(FORMS)}, got {form!r}")
+    if packed and form == "step":
+        raise CannotRun("a step has no packed sequences")
+    names = [name.strip() for name in dtypes.split(",")] if dtypes else [*DTYPES]
+    for name in names:
         if name not in DTYPES:
             raise CannotRun(f"dtypes must be of {', '.join(DTYPES)}, got {name!r}")
-    reasons = {name: kernel.library.missing(DTYPES[name]) for name in asked}
-    chosen = tuple(DTYPES[name] for name, reason in reasons.items() if reason is None)
-    if not chosen:
+    sizes = (_sizes(*option) for option in (("lengths", lengths), ("widths", widths), ("slots", slots)))
+    return Limits(form, tuple(DTYPES[name] for name in names), *sizes, packed)
+
+
+def _possible(asked: Limits, kernel: Kernel) -> tuple[Limits, list[str]]:
+    """The limits without dtypes that the arrays of the kernel lack, and why."""
+    reasons = {dtype: kernel.library.missing(dtype) for dtype in asked.dtypes}
+    left = tuple(dtype for dtype, reason in reasons.items() if reason is None)
+    if not left:
         raise CannotRun(f"no dtype is left: {'; '.join(map(str, reasons.values()))}")
-    return chosen, [f"{name} ({reason})" for name, reason in reasons.items() if reason]
+    notes = [f"{str(dtype).removeprefix('torch.')} ({reason})" for dtype, reason in reasons.items() if reason]
+    return replace(asked, dtypes=left), notes
 
 
 def _sizes(option: str, text: str) -> Sizes:

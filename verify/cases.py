@@ -13,6 +13,7 @@ from torch import Tensor
 import reference
 
 FORMS = ("dense", "sparse", "step")
+EXACT = (torch.float32, torch.float64)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 FLOATING = ("theta", "phi", "value", "initial_state")
 LAYOUTS = ("contiguous", "transposed", "gaps", "same in time", "same in batch", "same in all")

@@ -5,7 +5,7 @@
 
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -71,12 +71,12 @@ DENSE = [
     *planted(
         CHUNK,
         ("the state between chunks does not decay", "state = entered[:, -1, :, None] * state + weight", "state = state + weight", "chunk border"),
-        ("the state is not handed on", "        state = entered[:, -1, :, None] * state + weight[:, -1]", "        state = entered[:, -1, :, None] * state.detach() + weight[:, -1]", "chunk border"),
+        ("no gradient goes from chunk to chunk", "    for first in range(0, T, CHUNK):\n", "    for first in range(0, T, CHUNK):\n        state = state.detach() if first else state\n", "chunk border"),
         ("the last chunk is dropped if it is not full", "        ys.append(y)", "        if C < CHUNK:\n            ys.append(0 * y)\n            continue\n        ys.append(y)", "partial chunk"),
         ("|h|^2 is not clamped", "norms.clamp(min=0) / D + eps", "norms / D + eps", "clamp"),
         ("decays through logarithms", "factors.cumprod(1) * lower", "torch.exp(torch.log(factors).cumsum(1)) * lower", "theta at its ends"),
         ("decays as quotients", "factors.cumprod(1) * lower", "(decay.cumprod(1)[:, :, None] / decay.cumprod(1)[:, None]) * lower", "theta at its ends"),
-        ("a token misses its own write", "factors.cumprod(1) * lower", "factors.cumprod(1) * after", "own token missing"),
+        ("a token misses its own write", "tile = torch.einsum(\"btm,btsm->bts\", psi, weight)", "tile = torch.einsum(\"btm,btsm->bts\", psi, weight) * after", "own token missing"),
         ("the cross term counts once", "norms = own + 2 * entered * cross", "norms = own + entered * cross", "read"),
         ("the state comes back in value's dtype", "ys, final_dtype = [value.new_zeros(B, 0, D, dtype=dtype)], dtype", "ys, final_dtype = [value.new_zeros(B, 0, D, dtype=dtype)], value.dtype", "dtype of final state"),
         ("products in bfloat16", "        y = tile @ v + (psi", "        y = (tile.bfloat16() @ v.bfloat16()).to(dtype) + (psi", "digits"),
@@ -84,7 +84,7 @@ DENSE = [
     *planted(
         SCAN,
         ("the reach stops at 64", "while reach < theta.shape[1]:", "while reach < min(theta.shape[1], 64):", "chunk border"),
-        ("the state of the token before the last", "return y.to(value.dtype), state[:, -1]", "return y.to(value.dtype), state[:, -2] if theta.shape[1] else state[:, -1]", "final state"),
+        ("the state of the token before the last", "return y.to(value.dtype), state[:, -1]", "return y.to(value.dtype), state[:, -2] if theta.shape[1] else state[:, -1]", "final state early"),
     ),
     *planted(
         BY_HAND,
@@ -133,7 +133,7 @@ STEPS = planted(
     ("theta and 1 - theta are swapped", "torch.lerp(state, value[:, None].to(state.dtype).expand_as(state), write)", "torch.lerp(value[:, None].to(state.dtype).expand_as(state), state, write)", "decay is theta"),
     ("y in the dtype of the state", "    return y.to(value.dtype), state\n", "    return y, state\n", "dtype of y"),
 )  # fmt: skip
-FAULTS = [*DENSE, *SPARSE]
+FAULTS = [*DENSE, *SPARSE, *STEPS]
 
 
 def plant(fault: Fault) -> tuple[Callable, Callable | None]:
@@ -174,20 +174,23 @@ def passes(which: Right) -> Report | None:
     return check(function, which.form, vjp=vjp)
 
 
-def prove() -> Iterator[str]:
-    """Two tables, line by line: right implementations, and planted faults."""
-    yield f"{'right implementation':24}{'cases':>7}{'wrong':>7}{'seconds':>9}"
+def prove(show: Callable[[str], None]) -> bool:
+    """Show two tables: right implementations, and planted faults. True if all is as it should be."""
+    fine = True
+    show(f"{'right implementation':24}{'cases':>7}{'wrong':>7}{'seconds':>9}")
     for which in RIGHT:
         report = passes(which)
         if report is None:
-            yield f"{which.function:24}  {which.needs} is not installed"
-        else:
-            yield f"{which.function:24}{len(report.results):>7}{len(report.wrong):>7}{report.seconds:>9.1f}"
-    yield ""
-    yield f"{'planted fault':48}{'in':10}{'cases':>6}  {'caught first by':36}guess"
-    for fault in [*FAULTS, *STEPS]:
+            show(f"{which.function:24}  {which.needs} is not installed")
+            continue
+        fine &= report.ok
+        show(f"{which.function:24}{len(report.results):>7}{len(report.wrong):>7}{report.seconds:>9.1f}")
+    show(f"\n{'planted fault':48}{'in':10}{'cases':>6}  {'caught first by':36}guess")
+    for fault in FAULTS:
         report = caught(fault)
         first = report.wrong[0].name if report.wrong else "NOTHING"
         cause = report.guess.cause if report.guess else "none"
-        right_guess = cause if cause == fault.cause else f"{cause}, NOT {fault.cause}"
-        yield f"{fault.name:48}{fault.function.function:10}{len(report.wrong):>6}  {first:36}{right_guess}"
+        fine &= cause == fault.cause
+        guessed = cause if cause == fault.cause else f"{cause}, NOT {fault.cause}"
+        show(f"{fault.name:48}{fault.function.function:10}{len(report.wrong):>6}  {first:36}{guessed}")
+    return fine

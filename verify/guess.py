@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from verify.bounds import in_bounds
-from verify.cases import Case, Fixed
+from verify.cases import EXACT, Case, Fixed
 from verify.judge import VALUES, Result, truth
-
-EXACT = (torch.float32, torch.float64)
 
 
 class Guess(NamedTuple):
@@ -125,10 +123,14 @@ def no_gradients(e: Evidence) -> Guess | None:
 
 
 def dtype_alone(e: Evidence) -> Guess | None:
-    texts = {w.text for r in e.bad for w in r.wrong}
-    if not e.bad or e.valued or any(r.raised for r in e.bad) or not all(" has dtype " in text for text in texts):
+    texts = {w.text for r in e.bad for w in r.wrong if " has dtype " in w.text}
+    named = [{w.name for w in r.wrong if " has dtype " in w.text} for r in e.bad]
+    if not texts or any(r.raised for r in e.bad):
         return None
-    name = next(iter(e.names))
+    common = set.intersection(*named)
+    if not common:
+        return None
+    name = min(common)
     wants = "value" if name == "y" else "float32, or float64 if any input is" if name == "final state" else "its input"
     return Guess(f"dtype of {name}", f"{min(texts)}: it must come back in the dtype of {wants}")
 
@@ -166,6 +168,10 @@ def ends_of_theta(e: Evidence) -> Guess | None:
     if e.only("theta 0 or 1", "theta next to 1", "theta denormal", "cancels") and not e.only("cancels"):
         text = "only theta near 0 or 1: a logarithm or quotient of theta or 1 - theta, a clipped theta, "
         return Guess("theta at its ends", text + "or a form in which 1 - theta loses its digits")
+    kinds = {r.kind for r in e.bad if any(r.got[name].isnan().any() for name in VALUES if name in r.got)}
+    if "theta 0 or 1" in kinds and "length" not in kinds:
+        text = "NaN where theta is 0 or 1, and not elsewhere: a logarithm, or a quotient of products of 1 - theta"
+        return Guess("theta at its ends", text)
     return None
 
 
@@ -267,6 +273,20 @@ def batches(e: Evidence) -> Guess | None:
     return None
 
 
+def handed_on(e: Evidence) -> Guess | None:
+    """y is right up to one token in all cases, and wrong from there on, whatever the final state is."""
+    first = {}
+    for r in e.bad:
+        if r.kind == "length":
+            first[tokens(r.fixed.case)] = min((w.first_token for w in r.wrong if w.name == "y"), default=None)
+    at = min((token for token in first.values() if token is not None), default=0)
+    long = [r for r in [*e.bad, *e.good] if r.kind == "length" and tokens(r.fixed.case) > at]
+    if at > 1 and long and all(first.get(tokens(r.fixed.case)) == at for r in long):
+        text = f"y is wrong from token {at} on in every case that is longer, never before: chunk border; "
+        return Guess("chunk border", text + "the state that one chunk hands on to the next")
+    return None
+
+
 def borders(e: Evidence) -> Guess | None:
     """Sizes from which on all is wrong, or which a tile does not divide."""
     where = "in the backward, " if e.backward_only else ""
@@ -290,6 +310,7 @@ def borders(e: Evidence) -> Guess | None:
             text = f"{where}only {what} of {at[1]} and more ({at[0]} is right), first wrong {part} {first}"
             return Guess(f"{part}s", f"{text}: a tile or mask of {part}s, or a sum over the first tile alone")
         odd = [r for r in [*e.bad, *e.good] if r.kind == kind]
+        odd = [r for r in odd if size(r.fixed.case) > 1]
         for tile in (16, 8, 4, 2):
             if e.bad and all(r.ok == (size(r.fixed.case) % tile == 0) for r in odd) and any(r.ok for r in odd):
                 text = f"{where}only {what} that {tile} does not divide: the mask of the last {part}s"
@@ -341,16 +362,17 @@ def gradients_alone(e: Evidence) -> Guess | None:
 
 def coarse(e: Evidence) -> Guess | None:
     """All is nearly right."""
-    near = [r for r in e.valued if r.kind not in ("size of values", "eps", "cancels", "packed")]
+    skip = ("size of values", "eps", "cancels", "packed")
+    near = [r for r in e.valued if r.kind not in skip and r.fixed.case.value.dtype in EXACT]
     off = [_relative(r, w.name) for r in near for w in r.wrong if w.mask is not None and w.name in VALUES]
-    if off and max(off) < 1e-2 and all(r.fixed.case.value.dtype in EXACT for r in near):
+    if off and max(off) < 1e-2:
         text = f"right to {max(off):.0e} everywhere: float32 is computed with fewer digits (TF32, or a half precision)"
         return Guess("digits", text)
     return None
 
 
 def state_alone(e: Evidence) -> Guess | None:
-    if e.names == {"final state"}:
+    if e.names & {*VALUES} == {"final state"}:
         return Guess("final state", "only the final state: y is right, so it is what is handed back that is not")
     if e.bad and "final state" not in e.names and "y" in e.names:
         text = "y is wrong and the final state is right: how the state is read (phi, the norm, the sum over slots)"
@@ -378,7 +400,7 @@ def start_somewhere(e: Evidence) -> Guess | None:
 
 RULES = (
     shape, unwritten, changed_inputs, no_gradients, dtype_alone, behaves, otherwise, start, cancelled, strides, packing,
-    one_half,  large_or_small, ends_of_theta, sparse_kinds, raises, batches, borders, unnamed, shared, factor,
+    one_half,  large_or_small, ends_of_theta, sparse_kinds, raises, batches, borders, handed_on, unnamed, shared, factor,
     gradients_alone, coarse, state_alone, by_law, start_somewhere,
 )  # fmt: skip
 
@@ -428,6 +450,8 @@ class Otherwise:
     read: Callable = lambda theta, phi: phi
     rms: Callable = lambda h, eps: (h.square().mean(-1, keepdim=True) + eps).sqrt()
     seen: Callable = lambda before, after, keep: after
+    normed: Callable = lambda seen, after: seen  # what the norm is of
+    handed: Callable = lambda before, after: after
     merge: Callable = lambda parts: parts.sum(1)
     after: Callable = lambda y, eps: y
     change: Callable[[Case], Case] = lambda case: case
@@ -435,13 +459,16 @@ class Otherwise:
     def __call__(self, case: Case) -> dict[str, Tensor]:
         case = self.change(case.double().dense())
         state, ys = case.start(), []
+        before = state
         for t in range(tokens(case)):
             theta, phi, v = case.theta[:, t, :, None], case.phi[:, t, :, None], case.value[:, t, None]
             keep, before = self.keep(theta, phi), state
             state = keep * state + self.add(theta, phi) * v
             h = self.seen(before, state, keep)
-            ys.append(self.after(self.merge(self.read(theta, phi) * h / self.rms(h, case.eps)), case.eps))
-        return {"y": torch.stack(ys, 1) if ys else case.value, "final state": state}
+            ys.append(
+                self.after(self.merge(self.read(theta, phi) * h / self.rms(self.normed(h, state), case.eps)), case.eps)
+            )
+        return {"y": torch.stack(ys, 1) if ys else case.value, "final state": self.handed(before, state)}
 
 
 def _eps(number: float) -> Otherwise:
@@ -476,8 +503,14 @@ OTHERWISE = {
     "read by theta": Otherwise("slots are read by theta", read=lambda theta, phi: theta),
     "read before written": Otherwise("y is read before the token is written", seen=lambda before, after, keep: before),
     "own token missing": Otherwise(
+        "y misses what its own token writes (the triangle of a chunk needs its diagonal)",
+        seen=lambda before, after, keep: keep * before,
+        normed=lambda seen, after: after,
+    ),
+    "own token missing, in the norm too": Otherwise(
         "y misses what its own token writes", seen=lambda before, after, keep: keep * before
     ),
+    "final state early": Otherwise("the final state lacks the last token", handed=lambda before, after: before),
     "no decay": Otherwise("the state does not decay", keep=lambda theta, phi: torch.ones_like(theta)),
     "value without theta": Otherwise("values are added whole", add=lambda theta, phi: torch.ones_like(theta)),
     "decay is exp": Otherwise("the decay is exp(-theta), not 1 - theta", keep=lambda theta, phi: (-theta).exp()),

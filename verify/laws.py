@@ -1,16 +1,20 @@
 """Generated inputs that break kernels, and the laws that hold for all of them. Needs hypothesis."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from verify.adapters import Kernel
 from verify.bounds import TOLERANCE, sizes, tolerance, within
-from verify.cases import LAYOUTS, Case, gradients, lay_out, loop
+from verify.cases import EXACT, LAYOUTS, Case, Limits, gradients, lay_out, loop
+from verify.judge import Result, Wrong
 
 LENGTHS = st.sampled_from([0, 1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 63, 64, 65, 67, 97, 130]) | st.integers(0, 70)
+WIDTHS, SLOTS = st.sampled_from([1, 2, 3, 5, 8, 16]), st.integers(1, 9)
 GATES = (0.0, 1.0, 1e-40, 5e-324, 0.5, 1 - 2**-24, 2**-24)  # kept, replaced, two denormals, half, nearly both
 
 
@@ -41,10 +45,17 @@ def routes(draw, batch: int, time: int, num_slots: int, per_token: int, generato
 
 
 @st.composite
-def cases(draw, form: str = "dense", dtypes=tuple(TOLERANCE), lengths=LENGTHS, batches=(0, 1, 2, 3)) -> Case:
+def cases(
+    draw,
+    form: str = "dense",
+    dtypes=tuple(TOLERANCE),
+    lengths=LENGTHS,
+    batches=(0, 1, 2, 3),
+    widths=WIDTHS,
+    slots=SLOTS,
+) -> Case:
     """Any legal arguments."""
-    batch, time, width = draw(st.sampled_from(batches)), draw(lengths), draw(st.sampled_from([1, 2, 3, 5, 8, 16]))
-    num_slots = draw(st.integers(1, 9))
+    batch, time, width, num_slots = draw(st.sampled_from(batches)), draw(lengths), draw(widths), draw(slots)
     weights = num_slots if form == "dense" else draw(st.integers(1, num_slots))
     dtype, gate_dtype = draw(st.sampled_from(dtypes)), torch.float32
     if draw(st.booleans()) or dtype == torch.float64:
@@ -61,18 +72,18 @@ def cases(draw, form: str = "dense", dtypes=tuple(TOLERANCE), lengths=LENGTHS, b
         state = state_scale * torch.randn(batch, num_slots, width, generator=generator, dtype=torch.float64)
         state = lay_out(state.to(state_dtype), draw(st.sampled_from(LAYOUTS)))
     theta, phi, value = (lay_out(v, draw(st.sampled_from(LAYOUTS))) for v in (theta, phi, value))
-    slots = None
+    chosen = None
     if form == "sparse":
-        slots = draw(routes(batch, time, num_slots, weights, generator))
-        slots = lay_out(
-            slots.to(draw(st.sampled_from([torch.int64, torch.int32]))), draw(st.sampled_from(["", "transposed"]))
+        chosen = draw(routes(batch, time, num_slots, weights, generator))
+        chosen = lay_out(
+            chosen.to(draw(st.sampled_from([torch.int64, torch.int32]))), draw(st.sampled_from(["", "transposed"]))
         )
     eps = draw(st.sampled_from([1e-6, 1e-3, 1e-12]))
     made_of = {
         "B": batch, "T": time, "M": num_slots, "K": weights, "D": width, "value": dtype, "gates": gate_dtype,
         "state": state_dtype, "scales": (scale, state_scale), "eps": eps, "seed": seed,
     }  # fmt: skip
-    return Case(theta, phi, value, state, eps, slots, num_slots if form == "sparse" else None, made_of)
+    return Case(theta, phi, value, state, eps, chosen, num_slots if form == "sparse" else None, made_of)
 
 
 def check(case: Case, way: Callable, truth: Callable = loop, differentiate: bool = True) -> None:
@@ -89,6 +100,10 @@ def check(case: Case, way: Callable, truth: Callable = loop, differentiate: bool
     size = sizes(case, on_y, on_state)
     for name in got:
         within(name, got[name], want[name], size[name], case.value.shape[1])
+
+
+def equals_the_loop(case, run, draw):
+    check(case, run)
 
 
 def a_sequence_may_be_cut_in_time(case, run, draw):
@@ -230,3 +245,67 @@ def the_scale_of_what_is_written_does_not_matter_as_eps_vanishes(case, run, draw
     scaled = replace(case, value=scale * case.value, initial_state=None if state is None else scale * state)
     size = sizes(case, torch.zeros(case.value.shape), torch.zeros(case.state_shape()))["y"]
     within("y", run(scaled)[0], y.double(), size, case.value.shape[1])
+
+
+EVERY_FORM = (
+    equals_the_loop, a_sequence_may_be_cut_in_time, permuted_slots_permute_the_state,
+    a_permuted_batch_permutes_the_result, the_future_leaves_the_past_as_it_is,
+    every_slot_stays_in_the_hull_of_what_it_was_offered, theta_0_keeps_and_theta_1_replaces,
+    the_scale_of_what_is_written_does_not_matter_as_eps_vanishes,
+)  # fmt: skip
+SPARSE = (slots_not_named_stay_bit_for_bit, a_slot_of_weight_0_may_be_dropped)
+SHARP = {  # what a law says of fewer dtypes, since half precision would hide it
+    a_sequence_may_be_cut_in_time: EXACT,
+    the_scale_of_what_is_written_does_not_matter_as_eps_vanishes: (torch.float64,),
+}
+
+
+def obeys(kernel: Kernel, limits: Limits, grad: bool, examples: int) -> Iterator[Result]:
+    """Each law of the form on so many generated examples, within the limits."""
+    form = "sparse" if limits.form == "sparse" else "dense"
+    sizes = {
+        "lengths": LENGTHS.map(limits.lengths.nearest),
+        "widths": WIDTHS.map(limits.widths.nearest),
+        "slots": SLOTS.map(limits.slots.nearest),
+    }
+    laws = EVERY_FORM + (SPARSE if form == "sparse" else ())
+    for law in (*laws, packed_sequences_are_separate_sequences) if limits.packed else laws:
+        name = law.__name__.replace("_", " ")
+        dtypes = tuple(dtype for dtype in SHARP.get(law, limits.dtypes) if dtype in limits.dtypes)
+        if dtypes:
+            strategy = cases(form, dtypes, batches=(1, 2, 3), **sizes)
+            yield Result(name, "law", wrong=_broken(law, kernel if grad else _lent(kernel), strategy, examples))
+
+
+def _lent(kernel: Kernel) -> Callable:
+    """The values of kernel with the gradients of the loop, so that laws ask for values alone."""
+
+    def run(case: Case, **options) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            mine = kernel(case.map(Tensor.detach), **options)
+        return tuple(
+            v + (w - w.detach()).to(v.dtype) for v, w in zip(mine, loop(replace(case, **options)), strict=True)
+        )
+
+    return run
+
+
+def _broken(law: Callable, run: Callable, strategy: st.SearchStrategy, examples: int) -> tuple[Wrong, ...]:
+    """How law does not hold, in the smallest example that was found."""
+    found = {}
+
+    @settings(
+        max_examples=examples, deadline=None, derandomize=True, database=None, report_multiple_bugs=False,
+        suppress_health_check=[*HealthCheck], print_blob=False,
+    )  # fmt: skip
+    @given(st.data())
+    def holds(data):
+        case = found["case"] = data.draw(strategy)
+        law(case, run, data.draw)
+
+    try:
+        holds()
+    except Exception as error:  # what the law asserts, or whatever a user's kernel raises
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return (Wrong(law.__name__, f"{text} for {found.get('case')}"),)
+    return ()
