@@ -52,9 +52,8 @@ def main(arguments: list[str]) -> int:
             case [] if options.prove:
                 return _prove()
             case ["export", path]:
-                limits = api.limits(
-                    options.form, options.dtypes, options.lengths, options.widths, options.slots, options.packed
-                )
+                sizes = options.lengths, options.widths, options.slots
+                limits = api.limits(options.form, options.dtypes, *sizes, options.packed)
                 count = files.export(path, limits, not options.no_grad, not options.no_state)
                 print(f"{count} cases in {path}")
                 return RIGHT

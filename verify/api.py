@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 
 import torch
 
@@ -55,6 +56,8 @@ def check(
     if grad and not kernel.differentiable:
         grad = False
         notes.append(f"gradients ({kernel.arrays} has none of its own: give a vjp)")
+    if laws and find_spec("hypothesis") is None:
+        raise CannotRun("--laws needs hypothesis: pip install hypothesis")
     if large and form != "dense":
         raise CannotRun(f"--large is for the dense form, got {form}")
     report = Report([], notes)
@@ -73,10 +76,8 @@ def _stages(kernel: Kernel, limits: Limits, grad: bool, laws: int, large: bool) 
     for fixed in fixed_cases(limits):
         yield judge(fixed, kernel, grad)
     if laws:
-        try:
-            from verify.laws import obeys
-        except ImportError:
-            raise CannotRun("--laws needs hypothesis: pip install hypothesis") from None
+        from verify.laws import obeys
+
         yield from obeys(kernel, limits, grad, laws)
     yield from behaviour(kernel, limits, grad)
     if large:

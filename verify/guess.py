@@ -400,8 +400,8 @@ def start_somewhere(e: Evidence) -> Guess | None:
 
 RULES = (
     shape, unwritten, changed_inputs, no_gradients, dtype_alone, behaves, otherwise, start, cancelled, strides, packing,
-    one_half,  large_or_small, ends_of_theta, sparse_kinds, raises, batches, borders, handed_on, unnamed, shared, factor,
-    gradients_alone, coarse, state_alone, by_law, start_somewhere,
+    one_half, large_or_small, ends_of_theta, sparse_kinds, raises, batches, borders, handed_on, unnamed, shared,
+    factor, gradients_alone, coarse, state_alone, by_law, start_somewhere,
 )  # fmt: skip
 
 QUIET = ("theta 0 or 1", "length", "slots")  # kinds that may be right for reasons of their own

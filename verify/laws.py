@@ -210,7 +210,7 @@ def a_slot_of_weight_0_may_be_dropped(case, run, draw):
     check(idle, dropped, differentiate=False)
 
 
-def every_slot_stays_in_the_hull_of_what_it_was_offered(case, run, draw):
+def every_slot_stays_in_the_hull_of_its_start_and_values(case, run, draw):
     start = case.start()
     _, state = run(case)
     direction = torch.randn(
@@ -250,7 +250,7 @@ def the_scale_of_what_is_written_does_not_matter_as_eps_vanishes(case, run, draw
 EVERY_FORM = (
     equals_the_loop, a_sequence_may_be_cut_in_time, permuted_slots_permute_the_state,
     a_permuted_batch_permutes_the_result, the_future_leaves_the_past_as_it_is,
-    every_slot_stays_in_the_hull_of_what_it_was_offered, theta_0_keeps_and_theta_1_replaces,
+    every_slot_stays_in_the_hull_of_its_start_and_values, theta_0_keeps_and_theta_1_replaces,
     the_scale_of_what_is_written_does_not_matter_as_eps_vanishes,
 )  # fmt: skip
 SPARSE = (slots_not_named_stay_bit_for_bit, a_slot_of_weight_0_may_be_dropped)

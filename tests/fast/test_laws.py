@@ -112,7 +112,7 @@ def test_a_slot_of_weight_0_may_be_dropped(case, run, draw):
 
 @law(*DENSE, *SPARSE, *LOOPS)
 def test_every_slot_stays_in_the_hull_of_what_it_was_offered(case, run, draw):
-    laws.every_slot_stays_in_the_hull_of_what_it_was_offered(case, run, draw)
+    laws.every_slot_stays_in_the_hull_of_its_start_and_values(case, run, draw)
 
 
 @law(*DENSE, *SPARSE, *LOOPS)
