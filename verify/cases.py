@@ -323,7 +323,9 @@ def _calls(maker: _Maker, T: int, **how) -> Iterator[Fixed]:
     for layout in ("transposed", "gaps", "same in time"):
         yield make(f"strides: {layout}", "strides", T, layout=layout, **how)
     if maker.limits.packed:
-        yield make("packed sequences", "packed", 80, B=1, cuts=[0, 0, 7, 24, 24, 72, maker.length(80)], **how)
+        all_tokens = maker.length(80)
+        cuts = [0, 0, *(all_tokens * share // 80 for share in (7, 24, 24, 72)), all_tokens]
+        yield make("packed sequences", "packed", all_tokens, B=1, cuts=cuts, **how)
         yield make("packed, one sequence", "packed", 33, B=1, cuts=[0, maker.length(33)], **how)
 
 

@@ -128,7 +128,7 @@ def dtype_alone(e: Evidence) -> Guess | None:
     if not texts or any(r.raised for r in e.bad):
         return None
     common = set.intersection(*named)
-    if not common:
+    if not common or {w.name for r in e.valued for w in r.wrong if w.mask is not None and w.name in VALUES} - common:
         return None
     name = min(common)
     wants = "value" if name == "y" else "float32, or float64 if any input is" if name == "final state" else "its input"
@@ -628,8 +628,11 @@ def _relative(result: Result, name: str) -> float:
 def _first(results: list[Result], part: str) -> int | str:
     """The first column or slot that is wrong in any result that has it."""
     found = []
+    forward = any(w.name in VALUES for result in results for w in result.wrong)
     for result in results:
         for w in result.wrong:
+            if forward and w.name not in VALUES:
+                continue  # gradients of what is wrong are wrong everywhere
             axis = _axis(w.name, part, result.fixed)
             if w.mask is not None and axis is not None and w.mask.any():
                 found.append(int(w.mask.movedim(axis, 0).flatten(1).any(1).nonzero()[0]))

@@ -156,8 +156,9 @@ def _inputs_stay(kernel: Kernel, fixed: Fixed, grad: bool) -> str | None:
 
 def _all_written(kernel: Kernel, fixed: Fixed, grad: bool) -> str | None:
     """Every number of the results is written: memory that nobody wrote is NaN here."""
-    before = _run(kernel, fixed, grad)
-    with poisoned():
+    with memory(poison=False):
+        before = _run(kernel, fixed, grad)
+    with memory(poison=True):
         got = _run(kernel, fixed, grad)
     for name, v in got.items():
         stray = v.isnan() & truth(fixed).want[name].isfinite() & ~before[name].isnan()
@@ -262,19 +263,19 @@ def _run(kernel: Kernel, fixed: Fixed, grad: bool) -> dict[str, Tensor]:
 
 
 @contextmanager
-def poisoned() -> Iterator[None]:
-    """Memory of torch.empty and numpy.empty is NaN until it is written."""
+def memory(poison: bool) -> Iterator[None]:
+    """Memory of torch.empty and numpy.empty is NaN until it is written, or is whatever it was."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory
     empty, empty_like = np.empty, np.empty_like
 
     def fill(array: np.ndarray) -> np.ndarray:
-        if array.dtype.kind == "f":
+        if poison and array.dtype.kind == "f":
             array.fill(np.nan)
         return array
 
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = poison
     try:
         with (
             patch.object(np, "empty", lambda *a, **k: fill(empty(*a, **k))),
