@@ -157,8 +157,8 @@ class Sizes:
                     step = int(part.strip()[:-2])
                     self.parts.append(range(step, 1_000_001, step))
                 else:
-                    first, _, last = part.partition("..")
-                    self.parts.append(range(int(first), int(last or first) + 1))
+                    first, dots, last = part.partition("..")
+                    self.parts.append(range(int(first), int(last if dots else first) + 1))
         except ValueError:
             raise ValueError(f"sizes must be like 64*n, 1..512 or 16,32,64, got {text!r}") from None
         if not any(self.parts):

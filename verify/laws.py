@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verify.adapters import Kernel
 from verify.bounds import TOLERANCE, sizes, tolerance, within
-from verify.cases import EXACT, LAYOUTS, Case, Limits, gradients, lay_out, loop
+from verify.cases import ANY_LENGTH, EXACT, LAYOUTS, Case, Limits, gradients, lay_out, loop
 from verify.judge import Result, Wrong
 
 LENGTHS = st.sampled_from([0, 1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 63, 64, 65, 67, 97, 130]) | st.integers(0, 70)
@@ -269,7 +269,12 @@ def obeys(kernel: Kernel, limits: Limits, grad: bool, examples: int) -> Iterator
         "slots": SLOTS.map(limits.slots.nearest),
     }
     laws = EVERY_FORM + (SPARSE if form == "sparse" else ())
-    for law in (*laws, packed_sequences_are_separate_sequences) if limits.packed else laws:
+    laws += (packed_sequences_are_separate_sequences,) if limits.packed else ()
+    if limits.lengths != ANY_LENGTH:  # these make lengths of their own
+        laws = tuple(
+            law for law in laws if law not in (a_sequence_may_be_cut_in_time, packed_sequences_are_separate_sequences)
+        )
+    for law in laws:
         name = law.__name__.replace("_", " ")
         dtypes = tuple(dtype for dtype in SHARP.get(law, limits.dtypes) if dtype in limits.dtypes)
         if dtypes:
