@@ -160,7 +160,8 @@ def behaves(e: Evidence) -> Guess | None:
 
 def start(e: Evidence) -> Guess | None:
     if e.only("no state"):
-        return Guess("start state", "only when no state is given: the start state is not 0")
+        raised = next((r.raised for r in e.bad if r.raised), None)
+        return Guess("start state", f"only when no state is given: {raised or 'the start state is not 0'}")
     return None
 
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
 TOOLS = {"experiments", "notebooks"}  # what a clone runs: they need more than the library
+OPTIONAL = {"hypothesis", "jax"}  # what verify imports only when asked: an extra, and whatever a user's kernel needs
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 DECLARED = {part.name: part for part in map(Requirement, PYPROJECT["project"]["dependencies"])}
 
@@ -30,7 +31,12 @@ def needed(packages: set[str]) -> set[str]:
 
 
 def test_every_import_is_declared():
-    assert needed(set(PACKAGES) - TOOLS) == DECLARED.keys()
+    assert needed(set(PACKAGES) - TOOLS) - OPTIONAL == DECLARED.keys()
+
+
+def test_what_verify_needs_when_asked_is_an_extra_or_the_users():
+    assert {Requirement(part).name for part in EXTRAS["verify"]} == needed({"verify"}) & OPTIONAL - {"jax"}
+    assert needed(set(PACKAGES) - {"verify"}).isdisjoint(OPTIONAL)
 
 
 def test_what_the_tools_need_beyond_that_is_an_extra():

@@ -142,7 +142,10 @@ def test_a_vjp_may_stand_beside_a_function_of_torch():
             torch.from_numpy(v) for v in right.in_numpy_vjp(*(v.numpy() if hasattr(v, "numpy") else v for v in inputs))
         )
 
-    verify.check(right.loop, vjp=vjp, **ONE).raise_if_wrong()
+    def loop(theta, phi, value, initial_state, eps):
+        return right.loop(theta, phi, value, initial_state, eps)
+
+    verify.check(loop, vjp=vjp, **ONE).raise_if_wrong()
 
 
 def test_a_function_cannot_spoil_the_cases():
