@@ -29,7 +29,8 @@ def test_exit_code_1_and_one_guess(capsys, tmp_path, monkeypatch):
     (tmp_path / "bad_kernel.py").write_text(
         "from verify import right\n\n\n"
         "def fm(theta, phi, value, initial_state, eps):\n"
-        "    return right.loop(phi, theta, value, initial_state, eps)\n"
+        "    return right.loop(phi, theta, value, initial_state, eps)\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(["bad_kernel:fm", *SMALL]) == 1
@@ -76,9 +77,9 @@ def test_a_function_that_always_raises_could_not_run():
 
 
 def test_it_runs_as_a_module(tmp_path):
-    (tmp_path / "mine.py").write_text("from verify.right import chunk as fm\n")
+    (tmp_path / "mine.py").write_text("from verify.right import chunk as fm\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "verify", "mine:fm", *SMALL], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-m", "verify", "mine:fm", *SMALL], cwd=tmp_path, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0 and "ok" in done.stdout, done.stderr
 

@@ -32,29 +32,29 @@ def here(tmp_path, monkeypatch):
 
 
 def test_example_1_torch(here, capsys):
-    (here / "my_torch.py").write_text(example(1))
+    (here / "my_torch.py").write_text(example(1), encoding="utf-8")
     assert main(["my_torch:fm"]) == 0
     assert "all 55 ok" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(find_spec("jax") is None, reason="jax is not installed")
 def test_example_2_jax(here, capsys):
-    (here / "my_jax.py").write_text(example(2))
+    (here / "my_jax.py").write_text(example(2), encoding="utf-8")
     assert main(["my_jax:fm"]) == 0
     assert "left out: float64 (jax_enable_x64 is off)" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_example_3_another_language(here, capsys):
-    (here / "my_kernel.c").write_text(example(3))
+    (here / "my_kernel.c").write_text(example(3), encoding="utf-8")
     for step in re.search(r"( {4}python -m verify export .*\n(?: {4}.*\n)+)", PAGE)[1].split("\n"):
         command = step.split()
         if command[:3] == ["python", "-m", "verify"]:
             assert main(command[3:]) == 0, capsys.readouterr()
         elif command:
             subprocess.run(command, check=True)
-    wrong = (here / "my_kernel.c").read_text().replace("(1 - write) * slot[d]", "slot[d]")
-    (here / "my_kernel.c").write_text(wrong)
+    wrong = (here / "my_kernel.c").read_text(encoding="utf-8").replace("(1 - write) * slot[d]", "slot[d]")
+    (here / "my_kernel.c").write_text(wrong, encoding="utf-8")
     subprocess.run("cc -O2 my_kernel.c -lm -o my_kernel && ./my_kernel cases mine", shell=True, check=True)
     assert main(["compare", "cases", "mine"]) == 1
     assert "the state does not decay" in capsys.readouterr().out
