@@ -214,6 +214,11 @@ def large_or_small(e: Evidence) -> Guess | None:
         names = {r.name for r in e.bad} - {"a slot that cancels"}
         if names == {"values * 10,000"}:
             return Guess("large values", "only large values: something overflows or is clipped")
+        if "eps 0.1" not in names:
+            text = (
+                "only small values, of a mean square near eps or below: a threshold for empty slots, or too few digits"
+            )
+            return Guess("small values", text)
         return Guess("eps", "only where eps counts: eps is not the argument, or not inside the root of the mean")
     return None
 
@@ -349,7 +354,11 @@ def gradients_alone(e: Evidence) -> Guess | None:
         return Guess("gradient of the final state", text)
     if len(e.names) == 1:
         name = next(iter(e.names))
-        return Guess(f"gradient {name}", f"only {name}: {GRADIENTS[name.removeprefix('d')]}")
+        zero = all(not r.got[name][w.mask].any() for r in e.valued for w in r.wrong if w.mask is not None)
+        text = (
+            "every wrong number is 0: it is not written, or not added up" if zero else GRADIENTS[name.removeprefix("d")]
+        )
+        return Guess(f"gradient {name}", f"only {name}: {text}")
     if of_state and not of_y and "dphi" not in e.names:
         text = "only gradients, and only those that come from y: the norm in the backward (rms depends on the state)"
         return Guess("norm in the backward", text)
@@ -365,9 +374,13 @@ def coarse(e: Evidence) -> Guess | None:
     """All is nearly right."""
     skip = ("size of values", "eps", "cancels", "packed")
     near = [r for r in e.valued if r.kind not in skip and r.fixed.case.value.dtype in EXACT]
-    off = [_relative(r, w.name) for r in near for w in r.wrong if w.mask is not None and w.name in VALUES]
+    names = e.names if e.backward_only else {*VALUES}
+    off = [_relative(r, w.name) for r in near for w in r.wrong if w.mask is not None and w.name in names]
     if off and max(off) < 1e-2:
-        text = f"right to {max(off):.0e} everywhere: float32 is computed with fewer digits (TF32, or a half precision)"
+        where = "the gradients are" if e.backward_only else "all is"
+        text = (
+            f"{where} right to {max(off):.0e}: float32 is computed, or kept, with fewer digits (TF32, half precision)"
+        )
         return Guess("digits", text)
     return None
 
@@ -402,7 +415,7 @@ def start_somewhere(e: Evidence) -> Guess | None:
 RULES = (
     shape, unwritten, changed_inputs, no_gradients, dtype_alone, behaves, otherwise, start, cancelled, strides, packing,
     one_half, large_or_small, ends_of_theta, sparse_kinds, raises, batches, borders, handed_on, unnamed, shared,
-    factor, gradients_alone, coarse, state_alone, by_law, start_somewhere,
+    factor, coarse, gradients_alone, state_alone, by_law, start_somewhere,
 )  # fmt: skip
 
 QUIET = ("theta 0 or 1", "length", "slots")  # kinds that may be right for reasons of their own
