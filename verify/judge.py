@@ -1,7 +1,7 @@
 """What a kernel gives beside what is right: per case, in units of the bound; then how a kernel behaves as a whole."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from unittest.mock import patch
@@ -264,23 +264,30 @@ def _run(kernel: Kernel, fixed: Fixed, grad: bool) -> dict[str, Tensor]:
 
 @contextmanager
 def memory(poison: bool) -> Iterator[None]:
-    """Memory of torch.empty and numpy.empty is NaN until it is written, or is whatever it was."""
+    """Memory that is asked for without a value holds NaN, or 0, until it is written."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory
-    empty, empty_like = np.empty, np.empty_like
+    fill = np.nan if poison else 0.0
 
-    def fill(array: np.ndarray) -> np.ndarray:
-        if poison and array.dtype.kind == "f":
-            array.fill(np.nan)
-        return array
+    def filling(make: Callable) -> Callable:
+        def made(*arguments, **options):
+            v = make(*arguments, **options)
+            floating = v.is_floating_point() if isinstance(v, Tensor) else v.dtype.kind == "f"
+            if floating and isinstance(v, Tensor):
+                v.detach().fill_(fill)
+            elif floating:
+                v.fill(fill)
+            return v
 
+        return made
+
+    names = [(torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty"), (np, "empty"), (np, "empty_like")]
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = poison
+    torch.utils.deterministic.fill_uninitialized_memory = poison  # for what no Python asks for
     try:
-        with (
-            patch.object(np, "empty", lambda *a, **k: fill(empty(*a, **k))),
-            patch.object(np, "empty_like", lambda *a, **k: fill(empty_like(*a, **k))),
-        ):
+        with ExitStack() as patches:
+            for owner, name in names:
+                patches.enter_context(patch.object(owner, name, filling(getattr(owner, name))))
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.mutants import ROOT, all_faults
 from tests.mutants.fault import Fault
 
-ROOMS = ("reference", "fast", "lm", "experiments", "tests", "pyproject.toml", "LICENSE")
+ROOMS = ("reference", "fast", "lm", "verify", "experiments", "tests", "pyproject.toml", "LICENSE")
 
 
 def pytest(project: Path, tests: str) -> tuple[bool, str]:
