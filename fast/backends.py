@@ -70,9 +70,10 @@ def sparse_form(name: str, slots_per_token: int, num_slots: int, *inputs: Tensor
     """The function that computes the sparse form. From some share of the slots on, the dense form is faster."""
     one_of("backend", name, SPARSE_BACKENDS)
     if name == "auto":
-        on_gpu = _suits_triton(*inputs)
-        if not on_gpu:
+        if inputs[0].is_cpu:
             name = cpu_form(slots_per_token, num_slots)
+        elif not _suits_triton(*inputs):
+            name = "scan" if scan_is_cheaper(slots_per_token, num_slots) else "chunked"
         elif scan_is_cheaper(slots_per_token, num_slots):
             name = "triton"
         else:
@@ -93,25 +94,32 @@ def step_functions(*inputs: Tensor):
 def sparse_step_functions(slots: Tensor, *inputs: Tensor):
     """As step_functions, for a step on K slots."""
     chosen = step_functions(*inputs)
-    compiles = chosen is step and walk_takes_steps() and operators.plain(slots, *inputs) and slots.device.type == "cpu"
-    return walk if compiles and not _differentiated(*inputs) and compiled.why_not() is None else chosen
-
-
-def walk_takes_steps() -> bool:
-    """Whether a sparse step on a CPU is the compiled one. A first step would wait for the compiler."""
-    return compiled.why_not() is None
+    walks = chosen is step and operators.plain(slots, *inputs) and slots.is_cpu
+    return walk if walks and not _differentiated(*inputs) and compiled.why_not() is None else chosen
 
 
 def cpu_form(slots_per_token: int, num_slots: int) -> str:
-    """The backend of the sparse form that "auto" takes on a CPU, or in float64."""
+    """The backend of the sparse form that "auto" takes on a CPU."""
+    if compiled.why_not() is None:
+        return "walk" if walk_is_cheaper(slots_per_token, num_slots) else "chunked"
     return "scan" if scan_is_cheaper(slots_per_token, num_slots) else "chunked"
+
+
+def walk_is_cheaper(slots_per_token: int, num_slots: int) -> bool:
+    """Whether the walk takes less time than the dense form over zeros, forward + backward on a CPU.
+
+    Times are equal at about K = 64 of M = 128, 113 of 256, 215 of 512; at K = 16 of 32 and 32 of 64 the walk wins
+    (docs/results/speed_sparse.json, between the K measured; two cores, T = 4096, D = 512).
+    """
+    return slots_per_token <= 8 + 5 * num_slots / 12
 
 
 def scan_is_cheaper(slots_per_token: int, num_slots: int) -> bool:
     """Whether the scan takes less time than the dense form over zeros, forward + backward on a CPU.
 
-    Times are equal at about K = 5 of M = 32, 7 of 64, 13 of 128, 21 of 256, 37 of 512 (docs/results/speed_sparse.json,
-    between the K measured; two cores, T = 4096, D = 512): a pair costs as much as 6 to 14 slots of the dense form.
+    The rule was measured on another machine, where memory was quicker: K = 5 of M = 32, 13 of 128, 37 of 512. On that
+    of docs/results/speed_sparse.json times are equal at about 4 of 32, 7 of 128 and 26 of 512. Both have two cores;
+    T = 4096, D = 512.
     """
     return slots_per_token <= 2 + num_slots / 16
 

@@ -9,14 +9,15 @@ from experiments import EXPERIMENTS
 from layers import MIXERS
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("reference", "fast", "layers", "lm", "experiments", "notebooks", "tests")
+PACKAGES = ("reference", "fast", "layers", "lm", "verify", "experiments", "notebooks", "tests")
 MAY_IMPORT = {
     "reference": set(),
     "fast": set(),
     "layers": {"fast"},
     "lm": {"layers", "fast"},
-    "experiments": {"lm", "layers", "fast", "reference"},
-    "notebooks": {"experiments", "lm", "layers", "fast", "reference"},
+    "verify": {"reference"},
+    "experiments": {"lm", "layers", "fast", "reference", "verify"},
+    "notebooks": {"experiments", "lm", "layers", "fast", "reference", "verify"},
     "tests": set(PACKAGES),
 }
 # The implementations of one operator know nothing of each other. What they share has a module of its own.
@@ -73,7 +74,7 @@ def test_every_module_says_what_it_owns():
     assert not [name for name, text in texts.items() if text.strip() and not ast.get_docstring(ast.parse(text))]
 
 
-@pytest.mark.parametrize("package", ["reference", "fast", "layers", "lm", "experiments"])
+@pytest.mark.parametrize("package", ["reference", "fast", "layers", "lm", "verify", "experiments"])
 def test_every_file_has_its_row_in_the_page(package):
     """But for what a table in the code names: an experiment, and a mixer's loop, fast form and layer."""
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PYPROJECT["tool"]["setuptools"]["packages"]
 TOOLS = {"experiments", "notebooks"}  # what a clone runs: they need more than the library
+OPTIONAL = {"hypothesis", "jax", "numba"}  # what is imported only when it is asked for
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 DECLARED = {part.name: part for part in map(Requirement, PYPROJECT["project"]["dependencies"])}
-OPTIONAL = {part.name: part for part in map(Requirement, EXTRAS["walk"])}
 
 
 def imported(path: Path) -> set[str]:
@@ -31,12 +31,19 @@ def needed(packages: set[str]) -> set[str]:
 
 
 def test_every_import_is_declared():
-    assert needed(set(PACKAGES) - TOOLS) == (DECLARED | OPTIONAL).keys()
+    assert needed(set(PACKAGES) - TOOLS) - OPTIONAL == DECLARED.keys()
+
+
+def test_what_is_needed_only_when_asked_is_an_extra_or_the_users():
+    """verify's hypothesis, and whatever a user's kernel needs; the walk's numba."""
+    extras = {Requirement(part).name for name in ("verify", "walk") for part in EXTRAS[name]}
+    assert extras == needed({"verify", "fast"}) & OPTIONAL - {"jax"}
+    assert needed(set(PACKAGES) - {"verify", "fast"}).isdisjoint(OPTIONAL)
 
 
 def test_what_the_tools_need_beyond_that_is_an_extra():
     extra = {Requirement(part).name for part in EXTRAS["notebooks"]}
-    beyond = needed(TOOLS) - (DECLARED | OPTIONAL).keys()
+    beyond = needed(TOOLS) - DECLARED.keys() - OPTIONAL
     # Pillow comes with matplotlib; the peers are measured where they are installed.
     assert beyond - {"PIL", "fla", "mamba_ssm"} <= extra
 

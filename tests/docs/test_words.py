@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("reference", "fast", "layers", "lm", "experiments", "notebooks")
+PACKAGES = ("reference", "fast", "layers", "lm", "verify", "experiments", "notebooks")
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for folder, pattern in ((".", "*.md"), ("docs", "*.md"), ("notebooks", "*.md"))

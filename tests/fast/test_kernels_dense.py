@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import fast
 from fast import chunked
 from tests.fast import test_laws
-from tests.support.cases import cases, check, steps, whole
+from tests.support.cases import steps, whole
+from verify.laws import cases, check
 
 dense_kernels = fast.kernels.dense
 pytestmark = [

@@ -14,7 +14,8 @@ import reference
 from fast import packing, scan
 from tests.fast import test_laws
 from tests.fast.test_kernels_dense import NARROW, few
-from tests.support.cases import cases, check, steps
+from tests.support.cases import steps
+from verify.laws import cases, check
 
 sparse_kernels = pytest.importorskip("fast.kernels.sparse", reason="triton is not installed", exc_type=ImportError)
 from fast.kernels import step as step_kernels  # noqa: E402

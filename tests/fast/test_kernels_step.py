@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 import fast
 import reference
-from tests.support.cases import gates, lay_out, within
+from verify.bounds import within
+from verify.cases import lay_out
+from verify.laws import gates
 
 step_kernels = pytest.importorskip("fast.kernels.step", reason="triton is not installed")
 few = hypothesis.settings(max_examples=max(5, hypothesis.settings.default.max_examples // 3))

@@ -8,19 +8,9 @@ import torch
 import fast
 import reference
 from fast import chunked
-from tests.support.cases import (
-    DENSE,
-    SPARSE,
-    TOLERANCE,
-    Case,
-    error,
-    gradients,
-    loop,
-    steps,
-    tolerance,
-    unit_roundoff,
-    whole,
-)
+from tests.support.cases import DENSE, SPARSE, error, steps, whole
+from verify.bounds import TOLERANCE, tolerance, unit_roundoff
+from verify.cases import Case, gradients, loop
 
 
 def ordinary(form: str, dtype: torch.dtype, seed: int, router: bool) -> Case:

@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fast
 import reference
-from fast import chunked, packing, scan, walk
+from fast import chunked, compiled, packing, scan, walk
 from fast.backends import dense_kernels, sparse_form, sparse_kernels
-from tests.support.cases import DENSE, SPARSE, cases, whole
+from tests.support.cases import DENSE, SPARSE, whole
+from verify.laws import cases
 
 NAMES = ["theta", "phi", "value", "initial_state"]
 every_backend = pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
@@ -545,24 +546,33 @@ def test_nothing_is_saved_of_tokens_that_are_not_there(length):
 
 
 @pytest.mark.parametrize(
-    "on_gpu, dtype, per_token, chosen",
+    "on_gpu, numba, dtype, per_token, chosen",
     [
-        (False, torch.float32, 4, "scan"),
-        (False, torch.float32, 16, "dense"),
-        (True, torch.float32, 4, "triton"),
-        (True, torch.float64, 4, "scan"),
-        (True, torch.float32, 16, "dense triton"),
+        (False, True, torch.float32, 4, "walk"),
+        (False, True, torch.float64, 16, "walk"),
+        (False, True, torch.float32, 32, "dense"),
+        (False, False, torch.float32, 4, "scan"),
+        (False, False, torch.float32, 16, "dense"),
+        (True, True, torch.float32, 4, "triton"),
+        (True, True, torch.float64, 4, "scan"),
+        (True, True, torch.float64, 16, "dense"),
+        (True, True, torch.float32, 16, "dense triton"),
     ],
 )
-def test_auto_takes_the_form_that_fits(monkeypatch, on_gpu, dtype, per_token, chosen):
+def test_auto_takes_the_form_that_fits(monkeypatch, on_gpu, numba, dtype, per_token, chosen):
     if sparse_kernels is None and "triton" in chosen:
         pytest.skip("triton is not installed")
+    if chosen == "walk" and compiled.why_not() is not None:
+        pytest.skip("numba is not installed")
     monkeypatch.setattr(torch.Tensor, "is_cuda", on_gpu)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", not on_gpu)
+    if not numba:
+        monkeypatch.setattr(compiled, "why_not", lambda: "numba is not installed")
     form = sparse_form("auto", per_token, 32, torch.zeros(1, dtype=dtype), None)
     if chosen == "dense triton":
         assert form.func is packing.over_zeros and form.args == (dense_kernels.factorization_memory,)
     else:
-        module = {"scan": scan, "dense": chunked, "triton": sparse_kernels}[chosen]
+        module = {"walk": walk, "scan": scan, "dense": chunked, "triton": sparse_kernels}[chosen]
         assert form is module.sparse_factorization_memory
 
 

@@ -298,7 +298,6 @@ def test_a_step_copies_no_state():
 @needs_numba
 def test_a_step_is_compiled_where_it_may_be(monkeypatch):
     """Where a derivative, a graph or a transform is made of it, torch takes the step."""
-    monkeypatch.setattr(backends, "walk_takes_steps", lambda: True)
     *token, state = one_token()
     want = fast.sparse_step(*token, state)
     calls = []
@@ -319,11 +318,6 @@ def test_a_step_is_compiled_where_it_may_be(monkeypatch):
     with Allocated():
         fast.sparse_step(*token, state)
     assert not calls
-
-
-def test_auto_takes_no_step_that_was_not_measured():
-    theta, phi, slots, value, state = one_token()
-    assert backends.sparse_step_functions(slots, theta, phi, value, state) is sys.modules["fast.step"]
 
 
 # --- numba, processes and the disk -------------------------------------------------------------------------------

@@ -15,7 +15,18 @@ from tests.mutants import ROOT, all_faults
 from tests.mutants.fault import Fault
 from tests.mutants.runs import passes
 
-ROOMS = ("reference", "fast", "layers", "lm", "experiments", "notebooks", "tests", "pyproject.toml", "LICENSE")
+ROOMS = (
+    "reference",
+    "fast",
+    "layers",
+    "lm",
+    "verify",
+    "experiments",
+    "notebooks",
+    "tests",
+    "pyproject.toml",
+    "LICENSE",
+)
 
 
 def copy() -> tempfile.TemporaryDirectory:

@@ -7,8 +7,11 @@ FAULTS = [
     *planted(
         "fast/backends.py", f"{OPERATORS}::test_auto_takes_the_form_that_fits",
         ("auto: sparse however many slots a token uses",
-         '"scan" if scan_is_cheaper(slots_per_token, num_slots) else "chunked"', '"scan"'),
-        ("auto: scan on a GPU", "        if not on_gpu:\n", "        if True:\n"),
+         'return "scan" if scan_is_cheaper(slots_per_token, num_slots) else "chunked"', 'return "scan"'),
+        ("auto: walk however many slots a token uses",
+         'return "walk" if walk_is_cheaper(slots_per_token, num_slots) else "chunked"', 'return "walk"'),
+        ("auto: no walk", "    if compiled.why_not() is None:\n", "    if False:\n"),
+        ("auto: walk on a GPU", "        if inputs[0].is_cpu:\n", "        if True:\n"),
         ("auto: no dense kernel for many slots per token",
          "elif scan_is_cheaper(slots_per_token, num_slots):", "elif True:"),
         ("auto: triton takes float64", "inputs[0].is_cuda and not _is_wide(*inputs)", "inputs[0].is_cuda"),
@@ -23,8 +26,7 @@ FAULTS = [
     *planted(
         "fast/backends.py", f"{WALKS} -k 'step or gpu'",
         ("walk: taken on a GPU", "        raise ValueError(f\"backend {name!r} needs", "        print(f\"backend {name!r} needs"),
-        ("walk: steps taken before they were measured", "    return False\n", "    return True\n"),
-        ("walk: steps taken where gradients are asked for", "compiles and not _differentiated(*inputs) and", "compiles and"),
+        ("walk: steps taken where gradients are asked for", "walks and not _differentiated(*inputs) and", "walks and"),
         ("walk: steps taken of what is no plain tensor", " and operators.plain(slots, *inputs)", ""),
     ),
     *planted(

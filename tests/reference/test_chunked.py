@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import reference
 from reference import chunked
-from tests.support.cases import cases, check
+from verify.laws import cases, check
 
 
 @given(st.data())
