@@ -108,7 +108,7 @@ def cpu_form(slots_per_token: int, num_slots: int) -> str:
 def walk_is_cheaper(slots_per_token: int, num_slots: int) -> bool:
     """Whether the walk takes less time than the dense form over zeros, forward + backward on a CPU.
 
-    Times are equal at about K = 64 of M = 128, 113 of 256, 215 of 512; at K = 16 of 32 and 32 of 64 the walk wins
+    Times are equal at about K = 64 of M = 128, 103 of 256, 212 of 512; at K = 16 of 32 and 32 of 64 the walk wins
     (docs/results/speed_sparse.json, between the K measured; two cores, T = 4096, D = 512).
     """
     return slots_per_token <= 8 + 5 * num_slots / 12
