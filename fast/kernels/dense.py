@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fast import operators
+from fast import operators, packing
 from fast.kernels.blocks import launch, load_block, store_block
 
 # --- blocks ----------------------------------------------------------------------------------------------------
@@ -518,6 +518,8 @@ def _forward_op(
     """y, the final state, and if save what _Saved holds."""
     options = theta, phi, value, initial_state, cu_seqlens, eps, precision
     y, final, *kept = _outputs(*options, save, bt, bm, bd, warps)
+    if cu_seqlens is not None and cu_seqlens.is_cpu:  # a look at those of a GPU would wait for it
+        packing.bounds(cu_seqlens, value.shape[1])
     work = _Saved(*(kept if save else _outputs(*options, True, bt, bm, bd, warps)[2:]))
     if cu_seqlens is not None:
         work.states.zero_()  # some may not be needed

@@ -28,10 +28,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fast import operators
+from fast import operators, packing
 from fast.kernels.blocks import launch, load_block, store_block
 from fast.operators import checked_slots
-from fast.packing import segments as segments_of
 
 # --- blocks ----------------------------------------------------------------------------------------------------
 
@@ -363,13 +362,15 @@ def _forward_op(
     """y, the final state, and if save what _Saved holds."""
     blocks = pairs, numbers, warps
     y, final, *unsaved = _outputs(theta, phi, slots, value, num_slots, initial_state, cu_seqlens, eps, save, *blocks)
+    if cu_seqlens is not None and cu_seqlens.is_cpu:  # a look at those of a GPU would wait for it
+        packing.bounds(cu_seqlens, value.shape[1])
     theta, phi, value = (v.contiguous() for v in (theta, phi, value))
     initial = None if initial_state is None else initial_state.float().contiguous()
     if initial is None:
         final.zero_()
     else:
         final.copy_(initial)  # what slots that no token names keep
-    segment, order = segments_of(slots, num_slots, cu_seqlens).sort(stable=True)
+    segment, order = packing.segments(slots, num_slots, cu_seqlens).sort(stable=True)
     plan = _plan(theta, value, final, Blocks(*blocks))
     ends, h = (value.new_empty(n, value.shape[-1], dtype=torch.float32) for n in (plan.chunks, plan.pairs))
     entering, total = torch.zeros_like(ends), value.new_zeros(plan.chunks, dtype=torch.float32)  # where not written

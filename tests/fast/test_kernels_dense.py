@@ -5,6 +5,7 @@ configuration of the kernels gets all of them.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import hypothesis
 import pytest
@@ -230,3 +231,15 @@ def test_float64_is_refused():
     slots = torch.arange(3).expand(theta.shape)
     with pytest.raises(TypeError, match=message):
         fast.sparse_factorization_memory(theta, phi, slots, value, 3, state, backend="triton")
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="nobody looks at the bounds of a GPU")
+@pytest.mark.parametrize("bounds", [[0, 0, 7, 24, 17], [1, 17], [0, 16]])
+def test_bounds_that_can_be_seen_are_looked_at(bounds):
+    one = torch.rand(1, 17, 1)
+    for call in (
+        partial(fast.factorization_memory, one, one, one),
+        partial(fast.sparse_factorization_memory, one, one, torch.zeros(1, 17, 1, dtype=torch.int64), one, 1),
+    ):
+        with pytest.raises(ValueError, match=r"^cu_seqlens must rise from 0 to the number of tokens, 17, got"):
+            call(backend="triton", cu_seqlens=torch.tensor(bounds))

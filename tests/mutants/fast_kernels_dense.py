@@ -1,9 +1,17 @@
 """Faults planted in fast/kernels/dense.py."""
 
-from tests.mutants.fault import BLOCKS, planted
+from tests.mutants.fault import BLOCKS, KERNELS, planted
 
 # fmt: off
 FAULTS = [
+    *planted(
+        "fast/kernels/dense.py", f"{KERNELS}::test_bounds_that_can_be_seen_are_looked_at",
+        ("kernel: bounds of a CPU not looked at", "if cu_seqlens is not None and cu_seqlens.is_cpu:", "if False:"),
+    ),
+    *planted(
+        "fast/kernels/sparse.py", f"{KERNELS}::test_bounds_that_can_be_seen_are_looked_at",
+        ("sparse kernel: bounds of a CPU not looked at", "if cu_seqlens is not None and cu_seqlens.is_cpu:", "if False:"),
+    ),
     *planted(
         "fast/kernels/dense.py", BLOCKS,
         ("kernel: chunks reach into the next sequence",
