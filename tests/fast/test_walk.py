@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fast
 from fast import compiled, walk
 from tests.fast.test_operators import OPERATORS, forward_mode, function, inputs, results
-from tests.support.cases import cases, check, steps, whole
+from tests.support.cases import steps, whole
+from verify.laws import cases, check
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_numba = pytest.mark.skipif(compiled.why_not() is not None, reason=str(compiled.why_not()))

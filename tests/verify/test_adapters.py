@@ -41,7 +41,9 @@ class Layer(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "function", [positional, keyword_eps, other_order, anything, Layer(), functools.partial(keyword_eps)], ids=str
+    "function",
+    [positional, keyword_eps, other_order, anything, Layer(), functools.partial(keyword_eps)],
+    ids=["positional", "keyword eps", "other order", "anything", "module", "partial"],
 )
 def test_arguments_find_their_places(function):
     verify.check(function, **ONE).raise_if_wrong()
