@@ -43,6 +43,7 @@ def factorization_memory(
         ValueError, TypeError: a wrong shape, dtype, device, cu_seqlens or backend, by name.
         NotImplementedError: forward mode or torch.func's gradients, by name of the argument.
 
+    >>> import torch
     >>> theta = torch.tensor([[[1.0], [0.0]]])                  # write, then keep
     >>> y, state = factorization_memory(theta, torch.ones(1, 2, 1), torch.tensor([[[5.0], [9.0]]]), eps=1e-12)
     >>> y, state
@@ -86,6 +87,7 @@ def sparse_factorization_memory(
     Raises:
         ValueError, TypeError: as `factorization_memory`; also for slots and num_slots.
 
+    >>> import torch
     >>> one = torch.ones(1, 2, 1)
     >>> value = torch.tensor([[[3.0, 3.0], [5.0, -5.0]]])
     >>> y, state = sparse_factorization_memory(one, one, torch.tensor([[[7], [2]]]), value, num_slots=9, eps=1e-12)
@@ -109,6 +111,7 @@ def step(theta: Tensor, phi: Tensor, value: Tensor, state: Tensor, *, eps: float
 
     Arithmetic is in the state's dtype.
 
+    >>> import torch
     >>> state = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])
     >>> theta, phi = torch.tensor([[0.0, 0.5]]), torch.tensor([[1.0, 0.0]])
     >>> step(theta, phi, torch.tensor([[2.0, 6.0]]), state, eps=1e-12)
