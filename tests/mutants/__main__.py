@@ -23,6 +23,7 @@ ROOMS = (
     "verify",
     "experiments",
     "notebooks",
+    "docs",
     "tests",
     "pyproject.toml",
     "LICENSE",
