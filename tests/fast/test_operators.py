@@ -21,6 +21,7 @@ import reference
 from fast import chunked, compiled, packing, scan, walk
 from fast.backends import dense_kernels, sparse_form, sparse_kernels
 from tests.support.cases import DENSE, SPARSE, whole
+from verify.cases import lay_out
 from verify.laws import cases
 
 NAMES = ["theta", "phi", "value", "initial_state"]
@@ -526,6 +527,17 @@ def test_nothing_in_nothing_out(form, backend, shape):
     assert y.shape == (B, T, 4) and torch.equal(state, floating[3])
     assert [g.shape for g in grads] == [v.shape for v in floating]
     torch.testing.assert_close(grads[3], floating[3].cos())
+
+
+@pytest.mark.parametrize("layout", ["transposed", "gaps"])
+@every_backend
+def test_inputs_of_a_whole_chunk_may_lie_in_any_order(form, backend, layout):
+    """Nothing is filled up, cut or cast, so that what is given comes to the products as it lies."""
+    floating, slots = inputs(form, B=2, T=32)
+    want = results(function(form, slots, backend=backend), floating)
+    laid_out = [lay_out(v.detach(), layout).requires_grad_() for v in floating]
+    got = results(function(form, slots, backend=backend), laid_out)
+    assert all(map(torch.equal, got, want))
 
 
 def test_default_chunk_lengths_are_32_or_64_or_what_a_short_sequence_needs():
