@@ -1,5 +1,6 @@
 """What a caller may not pass: the error names the argument, what it got and what it needs."""
 
+import functools
 import re
 
 import pytest
@@ -141,6 +142,21 @@ def test_slots(function, dtype):
     refuses(ValueError, r"^slots must differ within one token, got \[0, 0\] at \[0", function, slots=twice)
     if dtype != torch.uint8:
         refuses(ValueError, r"^slots must lie in \[0, 5\), got -1", function, slots=slots - 1)
+
+
+@pytest.mark.parametrize("backend", [name for name, reason in fast.backends().items() if reason is None])
+def test_every_backend_looks_at_slots_and_at_bounds(backend):
+    """Whatever "auto" takes."""
+    legal = {name: v[:1] if isinstance(v, torch.Tensor) else v for name, v in arguments(WHOLE[1]).items()}
+    run = functools.partial(fast.sparse_factorization_memory, **legal | {"initial_state": None}, backend=backend)
+    outside = legal["slots"] + M
+    with pytest.raises(ValueError, match=r"^slots must lie in \[0, 5\), got"):
+        run(slots=outside)
+    with pytest.raises(ValueError, match=r"^slots must differ within one token"):
+        run(slots=torch.zeros_like(legal["slots"]))
+    with pytest.raises(ValueError, match=r"^cu_seqlens must rise from 0 to the number of tokens"):
+        run(cu_seqlens=torch.tensor([0, T + 1]))
+    run(slots=legal["slots"].to(torch.int8), num_slots=1000)  # more than the dtype counts
 
 
 @pytest.mark.parametrize("function", SPARSE)

@@ -57,7 +57,7 @@ FAULTS = [
         ("scan: dtheta forgets the state before a block", "        values[0] -= carried[0, 0]\n", ""),
     ),
     *planted(
-        "fast/scan.py", f"{ERRORS}::test_cu_seqlens",
+        "fast/scan.py", f"{ERRORS}::test_every_backend_looks_at_slots_and_at_bounds",
         ("scan: a packed sequence may end late",
          "        packing.bounds(cu_seqlens, value.shape[1])\n",
          "        pass\n"),
@@ -84,7 +84,7 @@ FAULTS = [
          "chunks // min(_most(width), LINE_CHUNKS)"),
     ),
     *planted(
-        "fast/scan.py", f"{ERRORS}::test_slots",
+        "fast/scan.py", f"{ERRORS}::test_every_backend_looks_at_slots_and_at_bounds",
         ("scan: slots not looked into",
          "checked_slots(slots, num_slots, check_values)", "checked_slots(slots, num_slots, False)"),
     ),
