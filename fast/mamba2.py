@@ -128,14 +128,14 @@ def mamba2_step_(
     """
     _check("B", x, dt, A, B, C, D)
     _check_state("state", state, x, B)
-    offer, dt, key, query = (v.to(state.dtype) for v in (x, dt, B, C))
+    value, dt, key, query = (v.to(state.dtype) for v in (x, dt, B, C))
     G = B.shape[1]
     grouped = state.unflatten(1, (G, -1))
     grouped.mul_((dt * A).exp().unflatten(1, (G, -1))[..., None, None])
-    scaled = (offer * dt[..., None]).unflatten(1, (G, -1))
+    scaled = (value * dt[..., None]).unflatten(1, (G, -1))
     grouped.addcmul_(key[:, :, None, :, None], scaled[..., None, :])
     y = (query[:, :, None, None] @ grouped).view(x.shape)
-    return (y if D is None else y + D[:, None] * offer).to(x.dtype), state
+    return (y if D is None else y + D[:, None] * value).to(x.dtype), state
 
 
 def _wide(*values: Tensor) -> torch.dtype:

@@ -46,14 +46,14 @@ def mamba2_step(
 
 def _step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor):
     """`mamba2_step` for inputs that have been checked."""
-    offer, dt, A, key, query = (v.to(state.dtype) for v in (x, dt, A, B, C))
+    value, dt, A, key, query = (v.to(state.dtype) for v in (x, dt, A, B, C))
     heads = torch.arange(x.shape[1]) // (x.shape[1] // B.shape[1])  # the group of each head
     key, query = key[:, heads], query[:, heads]  # [B, H, N]
     decay = (dt * A).exp()[..., None, None]  # (1)
-    state = decay * state + dt[..., None, None] * key[..., :, None] * offer[..., None, :]  # (2)
+    state = decay * state + dt[..., None, None] * key[..., :, None] * value[..., None, :]  # (2)
     y = (state * query[..., None]).sum(-2)  # (3)
     if D is not None:
-        y = y + D.to(state.dtype)[:, None] * offer  # (3)
+        y = y + D.to(state.dtype)[:, None] * value  # (3)
     return y.to(x.dtype), state
 
 

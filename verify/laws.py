@@ -216,9 +216,9 @@ def every_slot_stays_in_the_hull_of_its_start_and_values(case, run, draw):
     direction = torch.randn(
         case.value.shape[-1], generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))
     ).double()
-    offers, kept, reached = (v.double() @ direction for v in (case.value, start, state))
+    values, kept, reached = (v.double() @ direction for v in (case.value, start, state))
     for sign in (1, -1):
-        furthest = torch.cat([sign * offers[:, None].expand(*kept.shape, -1), sign * kept[..., None]], -1).amax(-1)
+        furthest = torch.cat([sign * values[:, None].expand(*kept.shape, -1), sign * kept[..., None]], -1).amax(-1)
         largest = max([v.abs().max().item() for v in (case.value, start) if v.numel()], default=0)
         slack = tolerance(state.dtype, case.value.shape[1]) * direction.norm() * largest
         assert (sign * reached <= furthest + slack).all()

@@ -126,7 +126,7 @@ def mean_theta(T):
     return torch.ones(T, dtype=torch.float64).cumsum(0).reciprocal()
 
 
-# %% mean-theta, wrong: the start counts as an offer
+# %% mean-theta, wrong: the start counts as a value
 def mean_theta(T):
     return 1 / torch.arange(2, T + 2)
 
