@@ -125,6 +125,20 @@ def test_there_are_as_many_threads_as_torch_has():
 
 
 @needs_numba
+@pytest.mark.parametrize("can", [True, False])
+def test_workers_of_openmp_are_ended_before_threads_start(monkeypatch, can):
+    """Where torch has brought an OpenMP that can be asked to."""
+    asked = []
+    monkeypatch.setattr(compiled, "_pause_openmp", lambda: asked.append if can else None)
+    floating, slots = inputs("sparse", B=4)
+    for threads in (1, 2):
+        blocks, small = splits(2, threads=threads)
+        with blocks, small:
+            function("sparse", slots, backend="walk")(*floating)
+        assert bool(asked) == (can and threads == 2)
+
+
+@needs_numba
 def test_two_threads_may_call_at_once():
     floating, slots = inputs("sparse", B=4, T=200, D=33)
     one = function("sparse", slots, backend="walk")

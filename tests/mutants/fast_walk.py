@@ -74,6 +74,7 @@ FAULTS = [
     *planted(
         "fast/compiled.py", f"{WALKS} {NUMERICS} -k 'walk or numba or threads or finite or cache or kept or fork or told'",
         ("compiled: numbers are finite", 'FASTMATH = {"contract", "reassoc"}', 'FASTMATH = {"contract", "reassoc", "nnan", "ninf"}'),
+        ("compiled: workers of OpenMP spin on", "    if threads > 1:\n        _release_cores()\n", ""),
         ("compiled: as many threads as units", "min(units, torch.get_num_threads() if work > SMALL else 1)", "units"),
         ("compiled: every thread does all", "call(loop, begin, threads, *_workspaces", "call(loop, 0, 1, *_workspaces"),
         ("compiled: threads share a workspace", "_own = threading.local()", "_own = type(\"Shared\", (), {})()"),
