@@ -114,8 +114,8 @@ class FactorizationMemory(RecurrentMixer):
         self.router_noise, self.balance = config.router_noise, config.balance
         self.memory_shape = (self.num_slots, self.slot_width)
         num_rates = 1 if config.rates == "token" else self.num_slots
-        self.sizes = [self.slot_width, self.num_slots, num_rates, num_rates, self.slot_width if config.gate else 0]
-        self.in_proj = nn.Linear(d_model, sum(self.sizes), bias=False)  # W_in, W_alpha, W_eta, W_mu, W_z
+        self.sizes = [self.slot_width, self.num_slots, 2 * num_rates, self.slot_width if config.gate else 0]
+        self.in_proj = nn.Linear(d_model, sum(self.sizes), bias=False)  # W_in, W_alpha, W_eta and W_mu, W_z
         self.rate_bias = nn.Parameter(torch.zeros(2, num_rates))  # b_eta, b_mu
         self.conv = ShortConvolution(self.slot_width, config.conv)
         self.gain = nn.Parameter(torch.ones(self.slot_width))  # g
@@ -148,10 +148,10 @@ class FactorizationMemory(RecurrentMixer):
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
         """x -> the value W_in x, the router's logits over tau, (eta, mu), W_z x."""
-        value, logits, eta, mu, z = self.in_proj(x).split(self.sizes, -1)
-        logits, eta, mu = (v.to(wide(v.dtype)) for v in (logits, eta, mu))
-        rates = (eta + self.rate_bias[0]).sigmoid(), (mu + self.rate_bias[1]).sigmoid()
-        return value, logits / self.temperature, rates, z
+        value, logits, rates, z = self.in_proj(x).split(self.sizes, -1)
+        logits, rates = (v.to(wide(v.dtype)) for v in (logits, rates))
+        eta, mu = (rates + self.rate_bias.flatten()).sigmoid().chunk(2, -1)
+        return value, logits / self.temperature, (eta, mu), z
 
     def _route(self, logits: Tensor, rates: tuple[Tensor, Tensor]) -> Routing:
         noise, balance = (self.router_noise, self.balance) if self.training else (0.0, 0.0)

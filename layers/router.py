@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FEW = 2048  # logits that a stable sort orders in less time than `top_slots` takes to make integers of them
+
 
 class Routing(NamedTuple):
     """Write and read weights [B, T, M], or [B, T, K] with the slots they belong to (None: all M, in order)."""
@@ -86,7 +88,9 @@ def top_slots(logits: Tensor, k: int) -> Tensor:
     >>> top_slots(torch.tensor([1.0, 3.0, 1.0, 1.0]), 2)
     tensor([1, 0])
     """
-    if logits.dtype == torch.float64:  # no integer is wide enough
+    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # which is for any number of tokens
+    few = not graph and logits.numel() <= FEW
+    if few or logits.dtype == torch.float64:  # for which no integer is wide enough
         return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
     bits = (logits.float() + 0.0).view(torch.int32)  # + 0.0: of -0.0 and 0.0 neither is the larger
     rank = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()

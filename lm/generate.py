@@ -28,7 +28,8 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     below = logits - logits.max()  # the best stays at 0, however small the temperature
     shares, tokens = torch.softmax(below / temperature, -1).sort(descending=True, stable=True)
     kept = shares.where(shares.cumsum(-1) - shares < top_p, 0.0)  # the first is always kept
-    return int(tokens[torch.multinomial(kept, 1, generator=generator)])
+    race = kept / torch.empty_like(kept).exponential_(generator=generator)  # torch.multinomial, without its checks
+    return int(tokens[race.argmax()])
 
 
 @dataclass
@@ -67,7 +68,7 @@ def generate(
     return _generate(model, prompt, length, temperature, top_p, seed, report or Report())
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _generate(
     model: LanguageModel,
     prompt: bytes,

@@ -13,7 +13,8 @@ from tests.support.mixers import FM, WIDTH, assert_close, make, moved, some_inpu
 
 def weights_of(mixer):
     """The parameters of a plain layer by the names that reference/layer.py has for them."""
-    W_in, W_alpha, W_eta, W_mu, _ = mixer.in_proj.weight.split(mixer.sizes)
+    W_in, W_alpha, W_rates, _ = mixer.in_proj.weight.split(mixer.sizes)
+    W_eta, W_mu = W_rates.chunk(2)
     return Weights(
         W_alpha, W_eta, mixer.rate_bias[0], W_mu, mixer.rate_bias[1], W_in, mixer.gain, mixer.out_proj.weight
     )

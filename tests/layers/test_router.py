@@ -1,13 +1,14 @@
 """The router: which slots are kept, ties, noise and balance."""
 
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layers import DenseConfig, FactorizationMemory, SparseConfig
+from layers import DenseConfig, FactorizationMemory, SparseConfig, router
 from layers.router import balance_loss, top_slots
 from tests.support.mixers import WIDTH, assert_close, some_input
 
@@ -22,12 +23,14 @@ def layer_of(num_slots, top_k=None, **options):
 LOGITS = st.sampled_from([-math.inf, -2.0, -1e-40, -0.0, 0.0, 1e-40, 1.0, 1 + 1e-12, 3e38])
 
 
+@pytest.mark.parametrize("few", [0, router.FEW], ids=["many", "few"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @given(st.lists(st.lists(LOGITS, min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 6))
-def test_of_equal_affinities_the_lowest_slot_is_kept(dtype, rows, k):
+def test_of_equal_affinities_the_lowest_slot_is_kept(few, dtype, rows, k):
     logits = torch.tensor(rows, dtype=dtype)
     best = [sorted(range(6), key=lambda slot: -row[slot])[:k] for row in logits.tolist()]
-    assert top_slots(logits, k).tolist() == best
+    with patch.object(router, "FEW", few):
+        assert top_slots(logits, k).tolist() == best
 
 
 def test_ties_in_a_large_router_go_to_the_lowest_slots():

@@ -11,7 +11,8 @@ FAULTS = [
         ("router: of equals the highest slot", "(rank * num_slots - torch.arange", "(rank * num_slots + torch.arange"),
         ("router: 0.0 above -0.0", "(logits.float() + 0.0)", "logits.float()"),
         ("router: negative logits in reverse", "torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)", "bits"),
-        ("router: float64 logits ranked in float32", "if logits.dtype == torch.float64:", "if False:"),
+        ("router: float64 logits ranked in float32", "if few or logits.dtype == torch.float64:", "if few:"),
+        ("router: of a few the smallest are kept", "dim=-1, descending=True", "dim=-1, descending=False"),
     ),
     *planted(
         ROUTER, f"{TESTS}::test_noise_is_of_the_deviation_asked_for_whatever_the_temperature",

@@ -29,6 +29,10 @@ FAULTS = [
         ("convolution: no forward mode", "any(map(has_tangent, (x, self.weight)))", "False"),
     ),
     *planted(
+        CONVOLUTION, f"{MIXER_TESTS} -k prefill",
+        ("convolution: one token by the filter in reverse", "(x * weight.t()).sum", "(x * weight.t().flip(0)).sum"),
+    ),
+    *planted(
         CONVOLUTION, "tests/layers/test_configs.py::test_errors_say_what_was_got_and_what_is_needed",
         ("convolution: any width", "if not (is_size(width) or width == 0):", "if False:"),
     ),
