@@ -88,7 +88,7 @@ def top_slots(logits: Tensor, k: int) -> Tensor:
     >>> top_slots(torch.tensor([1.0, 3.0, 1.0, 1.0]), 2)
     tensor([1, 0])
     """
-    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # which is for any number of tokens
+    graph = torch.compiler.is_compiling() or torch._C._get_tracing_state()  # which is for any number of tokens
     few = not graph and logits.numel() <= FEW
     if few or logits.dtype == torch.float64:  # for which no integer is wide enough
         return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]

@@ -9,8 +9,8 @@ ROUTER_TESTS, CONFIG_TESTS = "tests/layers/test_router.py", "tests/layers/test_c
 FAULTS = [
     *planted(
         LAYER, f"{TESTS}::test_the_layer_is_its_equations",
-        ("layer: no temperature", "return value, logits / self.temperature, rates, z", "return value, logits, rates, z"),
-        ("layer: b_eta for both rates", "(mu + self.rate_bias[1])", "(mu + self.rate_bias[0])"),
+        ("layer: no temperature", "logits / self.temperature, (eta, mu), z", "logits, (eta, mu), z"),
+        ("layer: b_eta for both rates", "self.rate_bias.flatten()", "self.rate_bias[:1].repeat(2, 1).flatten()"),
         ("layer: no gain", "self.out_proj(y * self.gain)", "self.out_proj(y)"),
         ("layer: its eps is the default", '"eps": self.eps, "backend"', '"backend"'),
         ("layer: from an empty memory", "self.num_slots, memory, **how)", "self.num_slots, None, **how)"),
