@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -31,6 +30,7 @@ if TINY:
 
 import fast  # noqa: E402
 import reference  # noqa: E402
+import verify  # noqa: E402
 from experiments import frame, interruptible  # noqa: E402
 from experiments.frame import Experiment, Run, Unavailable, UsageError  # noqa: E402
 from experiments.interruptible import Row  # noqa: E402
@@ -38,6 +38,7 @@ from fast import packing  # noqa: E402
 from fast.kernels import dense as dense_kernels  # noqa: E402
 from fast.kernels import sparse as sparse_kernels  # noqa: E402
 from fast.kernels import step as step_kernels  # noqa: E402
+from verify.report import line  # noqa: E402
 
 DEVICE = "cpu" if TINY else "cuda"
 SHAPES = [(1, 3, 5)] if TINY else [(8, 64, 1024), (4, 128, 1024), (16, 32, 512)]  # B, M, D
@@ -48,6 +49,9 @@ CHECKED = [5] if TINY else [1, 63, 257, 4096]  # T
 LARGE = (1, 40, 3, 5) if TINY else (2, 1 << 20, 64, 1024)  # B T M D = 2^37 numbers, B T D = 2^31, 2^16 chunks
 LARGE_SPARSE = (1, 40, 3, 2, 5) if TINY else (2, 1 << 20, 64, 2, 1024)  # B, T, M, K, D; B T K D = 2^32 numbers
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Of verify's cases at first a few sizes, each of which compiles anew: none divides by 16. The rest comes last.
+VERIFIED = {name: () if TINY and name != "float32" else ("dense", "sparse", "step") for name in DTYPES}
+FEW_SIZES = {"lengths": "5", "widths": "8", "slots": "3"} if TINY else {"lengths": "33", "widths": "100", "slots": "37"}
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 SPEED_DTYPE = torch.float32 if TINY else torch.bfloat16
 OTHERS = ("flash attention", "fla chunk_gla", "fla chunk_gsa", "Mamba-2 step")  # not this project's: they may fail
@@ -148,25 +152,22 @@ def small(form: str, on: str = DEVICE) -> tuple[Callable, list[Tensor]]:
     return memory(form, 7), [v.to(on) for v in values]
 
 
-def same_bits(form: str) -> dict:
-    return equal(run(*small(form)), run(*small(form)))
+def verified(form: str, dtype: str, **sizes: str) -> dict:
+    """What `python -m verify` says of the kernels: its cases by name, and how calls behave."""
+    function = {"dense": fast.factorization_memory, "sparse": fast.sparse_factorization_memory, "step": fast.step}[form]
+    if form != "step":
+        function = partial(function, backend="triton")
+    report = verify.check(
+        function, form, dtypes=dtype, packed=form != "step", grad=form != "step" and not TINY, device=DEVICE, **sizes
+    )
+    wrong = {"wrong": [line(result) for result in report.wrong], "guess": report.guess and report.guess.text}
+    return {"passed": report.ok, "cases": len(report.results)} | ({} if report.ok else wrong)
 
 
 def alone(form: str) -> dict:
     """A sequence gives the same bits in any batch."""
     call, values = small(form)
     return equal(call(*(v[1:] for v in values)), [v[1:] for v in call(*values)])
-
-
-def packed(form: str) -> dict:
-    """Sequences packed in a row, one of them empty, are the sequences one by one."""
-    bounds, call, worst = [0, 5, 5, 16 if TINY else 63], memory(form, 7), 0.0
-    values = inputs(form, 1, bounds[-1], 7, 3, 9)
-    y, state = call(*values, cu_seqlens=torch.tensor(bounds, device=DEVICE))
-    for i, (begin, end) in enumerate(pairwise(bounds)):
-        y_alone, state_alone = call(*(v[:, begin:end] for v in values))
-        worst = max(worst, relative(y[:, begin:end], y_alone), relative(state[i : i + 1], state_alone))
-    return verdict(worst, 1e-6)
 
 
 def compiled(form: str) -> dict:
@@ -395,14 +396,14 @@ def correctness_rows() -> list[Row]:
         return Row("correctness", {"what": what}, partial(measure, *args, **options))
 
     dense_sizes = (SHAPES[0][1], 1, SHAPES[0][2])
-    odd, ones = (3, 2, 5) if TINY else (37, 3, 41), (1, 1, 1)
-    rows = []
+    ones, rows = (1, 1, 1), []
     for name, precision in (("float32", "ieee"), ("bfloat16", "tf32"), ("float16", "tf32")):
         how = {"dtype": DTYPES[name]}
         rows += [
             row(f"dense, {name}, {precision}", against_float64, "dense", sizes=dense_sizes, precision=precision, **how),
             row(f"sparse, {name}", against_float64, "sparse", **how),
             row(f"steps, {name}", steps_against_float64, **how),
+            *(row(f"verify, {form}, {name}", verified, form, name, **FEW_SIZES) for form in VERIFIED[name]),
         ]
     for form in ("dense", "sparse"):
         short = {"lengths": CHECKED[-1:] if TINY else [257]}
@@ -410,10 +411,7 @@ def correctness_rows() -> list[Row]:
         function = fast.factorization_memory if form == "dense" else fast.sparse_factorization_memory
         configurations = (dense_kernels if form == "dense" else sparse_kernels).CONFIGURATIONS[1:]
         rows += [
-            row(f"{form}, same input, same bits", same_bits, form),
             row(f"{form}, a sequence alone, same bits", alone, form),
-            row(f"{form}, packed sequences", packed, form),
-            row(f"{form}, M, K, D = {odd}", against_float64, form, sizes=odd, **short),
             row(f"{form}, M, K, D = {ones}", against_float64, form, sizes=ones, **short),
             row(f"{form}, torch", against_float64, form, function=partial(function, backend=plain), **short),
             *(row(f"{form}, blocks {tuple(b)}", against_float64, form, blocks=b, **short) for b in configurations),
@@ -507,7 +505,11 @@ def all_rows() -> list[Row]:
         rows += speed_rows(shape, LENGTHS, ours + compared)
     for shape in SHAPES:
         rows += speed_rows(shape, LENGTHS, ("chunked",))
-    return rows
+    sizes = FEW_SIZES if TINY else {}
+    return rows + [
+        Row("verify", {"what": f"all cases, {form}, {name}"}, partial(verified, form, name, **sizes), "verify")
+        for name, forms in VERIFIED.items() for form in forms if not TINY or form == "step"
+    ]  # fmt: skip
 
 
 # --- what follows from the rows ----------------------------------------------------------------------------------

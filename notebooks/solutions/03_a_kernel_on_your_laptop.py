@@ -157,6 +157,141 @@ def rms_kernel(p_h, p_out, D, eps, BD: tl.constexpr):
     tl.store(p_out + i, tl.sqrt(tl.sum(b_h * b_h, 0) / D + eps))
 
 
+# %% wide, right: the number is written by the second loop
+@triton.jit
+def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
+    i_b, i_m = tl.program_id(0), tl.program_id(1)
+    theta = tl.load(p_theta + i_b * M + i_m)
+    square = 0.0
+    for first in range(0, D, BD):
+        o = first + tl.arange(0, BD)
+        b_v = tl.load(p_v + i_b * D + o, mask=o < D, other=0.0)
+        b_h = (1 - theta) * tl.load(p_before + (i_b * M + i_m) * D + o, mask=o < D, other=0.0) + theta * b_v
+        square += tl.sum(b_h * b_h, 0)
+    psi = tl.load(p_phi + i_b * M + i_m) / tl.sqrt(square / D + eps)
+    for first in range(0, D, BD):
+        o = first + tl.arange(0, BD)
+        b_v = tl.load(p_v + i_b * D + o, mask=o < D, other=0.0)
+        b_h = (1 - theta) * tl.load(p_before + (i_b * M + i_m) * D + o, mask=o < D, other=0.0) + theta * b_v
+        tl.store(p_after + (i_b * M + i_m) * D + o, b_h, mask=o < D)
+        tl.store(p_shares + (i_b * M + i_m) * D + o, psi * b_h, mask=o < D)
+
+
+# %% wide, right: the shares hold the state until the norm is known
+@triton.jit
+def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
+    i_b = tl.program_id(0)
+    i = i_b * M + tl.program_id(1)
+    theta, squares = tl.load(p_theta + i), tl.zeros([BD], tl.float32)
+    for block in range(tl.cdiv(D, BD)):
+        o = block * BD + tl.arange(0, BD)
+        b_h = tl.load(p_before + i * D + o, mask=o < D, other=0.0)
+        b_h += theta * (tl.load(p_v + i_b * D + o, mask=o < D, other=0.0) - b_h)
+        tl.store(p_after + i * D + o, b_h, mask=o < D)
+        tl.store(p_shares + i * D + o, b_h, mask=o < D)
+        squares += b_h * b_h
+    psi = tl.load(p_phi + i) / tl.sqrt(tl.sum(squares, 0) / D + eps)
+    for block in range(tl.cdiv(D, BD)):
+        o = block * BD + tl.arange(0, BD)
+        tl.store(p_shares + i * D + o, psi * tl.load(p_shares + i * D + o, mask=o < D, other=0.0), mask=o < D)
+
+
+# %% wide, right: number after number
+@triton.jit
+def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
+    i_b = tl.program_id(0)
+    i = i_b * M + tl.program_id(1)
+    theta, square = tl.load(p_theta + i), 0.0
+    for d in range(D):
+        h = (1 - theta) * tl.load(p_before + i * D + d) + theta * tl.load(p_v + i_b * D + d)
+        tl.store(p_after + i * D + d, h)
+        square += h * h
+    psi = tl.load(p_phi + i) / tl.sqrt(square / D + eps)
+    for d in range(D):
+        tl.store(p_shares + i * D + d, psi * tl.load(p_after + i * D + d))
+
+
+# %% wide, wrong: the first block alone
+@triton.jit
+def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
+    i_b, o = tl.program_id(0), tl.arange(0, BD)
+    i = i_b * M + tl.program_id(1)
+    theta = tl.load(p_theta + i)
+    b_v = tl.load(p_v + i_b * D + o, mask=o < D, other=0.0)
+    b_h = (1 - theta) * tl.load(p_before + i * D + o, mask=o < D, other=0.0) + theta * b_v
+    tl.store(p_after + i * D + o, b_h, mask=o < D)
+    psi = tl.load(p_phi + i) / tl.sqrt(tl.sum(b_h * b_h, 0) / D + eps)
+    tl.store(p_shares + i * D + o, psi * b_h, mask=o < D)
+
+
+# %% wide, wrong: each block has a norm of its own
+@triton.jit
+def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
+    i_b = tl.program_id(0)
+    i = i_b * M + tl.program_id(1)
+    theta = tl.load(p_theta + i)
+    for first in range(0, D, BD):
+        o = first + tl.arange(0, BD)
+        b_v = tl.load(p_v + i_b * D + o, mask=o < D, other=0.0)
+        b_h = (1 - theta) * tl.load(p_before + i * D + o, mask=o < D, other=0.0) + theta * b_v
+        tl.store(p_after + i * D + o, b_h, mask=o < D)
+        psi = tl.load(p_phi + i) / tl.sqrt(tl.sum(b_h * b_h, 0) / D + eps)
+        tl.store(p_shares + i * D + o, psi * b_h, mask=o < D)
+
+
+# %% wide, wrong: the norm of what stood there before
+@triton.jit
+def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
+    i_b = tl.program_id(0)
+    i = i_b * M + tl.program_id(1)
+    theta, squares = tl.load(p_theta + i), tl.zeros([BD], tl.float32)
+    for first in range(0, D, BD):
+        o = first + tl.arange(0, BD)
+        b_before = tl.load(p_before + i * D + o, mask=o < D, other=0.0)
+        b_v = tl.load(p_v + i_b * D + o, mask=o < D, other=0.0)
+        tl.store(p_after + i * D + o, (1 - theta) * b_before + theta * b_v, mask=o < D)
+        squares += b_before * b_before
+    psi = tl.load(p_phi + i) / tl.sqrt(tl.sum(squares, 0) / D + eps)
+    for first in range(0, D, BD):
+        o = first + tl.arange(0, BD)
+        tl.store(p_shares + i * D + o, psi * tl.load(p_after + i * D + o, mask=o < D, other=0.0), mask=o < D)
+
+
+# %% wide, wrong: the value of the first sequence for all
+@triton.jit
+def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
+    i = tl.program_id(0) * M + tl.program_id(1)
+    theta, squares = tl.load(p_theta + i), tl.zeros([BD], tl.float32)
+    for first in range(0, D, BD):
+        o = first + tl.arange(0, BD)
+        b_v = tl.load(p_v + o, mask=o < D, other=0.0)
+        b_h = (1 - theta) * tl.load(p_before + i * D + o, mask=o < D, other=0.0) + theta * b_v
+        tl.store(p_after + i * D + o, b_h, mask=o < D)
+        squares += b_h * b_h
+    psi = tl.load(p_phi + i) / tl.sqrt(tl.sum(squares, 0) / D + eps)
+    for first in range(0, D, BD):
+        o = first + tl.arange(0, BD)
+        tl.store(p_shares + i * D + o, psi * tl.load(p_after + i * D + o, mask=o < D, other=0.0), mask=o < D)
+
+
+# %% wide, wrong: the mean over whole blocks
+@triton.jit
+def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
+    i_b = tl.program_id(0)
+    i = i_b * M + tl.program_id(1)
+    theta, squares = tl.load(p_theta + i), tl.zeros([BD], tl.float32)
+    for first in range(0, D, BD):
+        o = first + tl.arange(0, BD)
+        b_v = tl.load(p_v + i_b * D + o, mask=o < D, other=0.0)
+        b_h = (1 - theta) * tl.load(p_before + i * D + o, mask=o < D, other=0.0) + theta * b_v
+        tl.store(p_after + i * D + o, b_h, mask=o < D)
+        squares += b_h * b_h
+    psi = tl.load(p_phi + i) / tl.sqrt(tl.sum(squares, 0) / (tl.cdiv(D, BD) * BD) + eps)
+    for first in range(0, D, BD):
+        o = first + tl.arange(0, BD)
+        tl.store(p_shares + i * D + o, psi * tl.load(p_after + i * D + o, mask=o < D, other=0.0), mask=o < D)
+
+
 # %% fit, right: limit after limit
 def programs_at_once(registers, warps, shared):
     fits = 32

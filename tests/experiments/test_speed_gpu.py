@@ -10,6 +10,7 @@ import types
 import pytest
 import torch
 
+import reference
 from experiments import frame, interruptible
 from experiments.interruptible import BROKEN, Row
 
@@ -202,14 +203,24 @@ def test_rows_come_in_order_of_worth():
     rows = speed_gpu.all_rows()
     assert len({row.key for row in rows}) == len(rows)
     parts = [row.part for row in rows]
-    assert list(dict.fromkeys(parts)) == ["correctness", "rates", "decode", "speed", "sparse", "configurations"]
+    assert list(dict.fromkeys(parts)) == [
+        "correctness",
+        "rates",
+        "decode",
+        "speed",
+        "sparse",
+        "configurations",
+        "verify",
+    ]
     assert parts[: parts.count("correctness")] == ["correctness"] * parts.count("correctness")
     first, last = parts.index("configurations"), len(parts) - 1 - parts[::-1].index("configurations")
     before = [row.what for row in rows[:first] if row.part in ("speed", "sparse")]
     assert {(w["B"], w["D"]) for w in before} == {(8, 1024)} and {w["T"] for w in before} == {4096, 16384}
     assert [w["T"] for w in before] == sorted(w["T"] for w in before)
     assert {row.what["T"] for row in rows[last + 1 : last + 5]} == {4096, 16384}
-    assert {row.what["form"] for row in rows[-15:]} == {"chunked"}  # nobody knows how long these take
+    rest = [row for row in rows if row.part != "verify"]  # which comes last
+    assert {row.what["form"] for row in rest[-15:]} == {"chunked"}  # nobody knows how long these take
+    assert parts[len(rest) :] == ["verify"] * 9
 
 
 def step_rows(ours: float, mamba: float) -> list[dict]:
@@ -269,6 +280,19 @@ def test_the_report_counts_what_is_wrong(path, capsys):
 def on_cpu(monkeypatch):
     for name, value in {"TINY": True, "DEVICE": "cpu", "SPEED_DTYPE": torch.float32}.items():
         monkeypatch.setattr(speed_gpu, name, value)
+
+
+def test_a_row_of_verify_says_what_is_wrong(monkeypatch, on_cpu):
+    sizes = {"lengths": "2", "widths": "8", "slots": "3"}
+    assert speed_gpu.verified("step", "float32", **sizes) == {"passed": True, "cases": 24}
+
+    def faulty(theta, phi, value, state, eps):
+        y, state = reference.step(theta, phi, value, state, eps=eps)
+        return 1.01 * y, state
+
+    monkeypatch.setattr(speed_gpu.fast, "step", faulty)
+    row = speed_gpu.verified("step", "float32", **sizes)
+    assert not row["passed"] and row["wrong"][0].startswith("WRONG  length 2") and row["guess"]
 
 
 def stand_in(monkeypatch, module: str, **functions) -> None:

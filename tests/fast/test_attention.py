@@ -108,7 +108,6 @@ def test_may_be_mapped(which):
         assert error(got, want) < 1e-11
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, from forward mode
 @pytest.mark.parametrize("which", [attention, segments])
 def test_forward_mode_is_right_or_refused(which):
     """By torch's fused kernel refused, by its formula right."""

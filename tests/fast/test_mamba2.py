@@ -81,7 +81,6 @@ def test_chunks_at_once_are_chunks_in_turn(shape, decay, chunk_length):
             assert (got - want).norm() < 1e-11 * want.norm().clamp_min(1)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, from forward mode
 @pytest.mark.parametrize("step", [False, True], ids=["sequence", "step"])
 def test_every_derivative_equals_that_of_the_loop(step):
     """It is made of torch's own operators."""

@@ -27,7 +27,6 @@ from verify.laws import cases
 NAMES = ["theta", "phi", "value", "initial_state"]
 every_backend = pytest.mark.parametrize("form, backend", [*DENSE, *SPARSE])
 # torch's own warning, when it loads what forward mode needs
-forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 OPERATORS = torch.ops.factorization_memory
 
 
@@ -292,7 +291,6 @@ def one_input(run, floating, position):
     return lambda v: run(*rest[:position], v, *rest[position + 1 :])[0]
 
 
-@forward_mode
 @pytest.mark.parametrize("position", range(4), ids=NAMES)
 @every_backend
 def test_forward_mode_is_refused_by_name(form, backend, position):
@@ -321,7 +319,6 @@ def test_forward_mode_is_refused_by_name(form, backend, position):
             way()
 
 
-@forward_mode
 @pytest.mark.parametrize("before", [False, True], ids=["compiled there", "compiled before"])
 @every_backend
 def test_what_is_compiled_refuses_forward_mode(form, backend, before):
@@ -336,7 +333,6 @@ def test_what_is_compiled_refuses_forward_mode(form, backend, before):
             run(*floating[:2], dual, floating[3])
 
 
-@forward_mode
 @every_backend
 def test_a_tangent_of_the_gradients_is_refused(form, backend):
     floating, slots = inputs(form)
@@ -366,7 +362,6 @@ def test_torch_func_is_refused_by_name(form, backend):
                 way()
 
 
-@forward_mode
 @pytest.mark.parametrize("name", ["step", "sparse_step"])
 def test_a_step_has_every_derivative(name):
     """It is made of torch's own operators: forward mode, torch.func and second derivatives are those of the loop."""

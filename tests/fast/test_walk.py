@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fast
 from fast import compiled, walk
-from tests.fast.test_operators import OPERATORS, forward_mode, function, inputs, results
+from tests.fast.test_operators import OPERATORS, function, inputs, results
 from tests.support.cases import steps, whole
 from verify.laws import cases, check
 
@@ -309,7 +309,6 @@ def test_a_step_copies_no_state():
     assert seen.total <= token[3].nbytes + token[2].nbytes
 
 
-@forward_mode
 @needs_numba
 def test_a_step_is_compiled_where_it_may_be(monkeypatch):
     """Where a derivative, a graph or a transform is made of it, torch takes the step."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from layers import FactorizationMemory, SparseConfig
-from tests.support.mixers import FM, GROWING, VARIANTS, WIDTH, assert_close, forward_mode, make, some_input, tensors
+from tests.support.mixers import FM, GROWING, VARIANTS, WIDTH, assert_close, make, some_input, tensors
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -226,7 +226,6 @@ def test_a_layer_may_be_mapped(name):
         assert_close(got, want)
 
 
-@forward_mode
 @pytest.mark.parametrize("name", VARIANTS)
 def test_forward_mode_through_a_layer(name):
     """Refused, or right: never 0."""

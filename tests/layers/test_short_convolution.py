@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from layers.short_convolution import ShortConvolution
-from tests.support.mixers import forward_mode, fresh, make
+from tests.support.mixers import fresh, make
 
 
 @pytest.mark.parametrize("name", ["dense", "mamba2, no convolution", "fm-sparse"])
@@ -26,7 +26,6 @@ def test_weights_stored_with_an_empty_convolution_load(name):
         other.load_state_dict({**weights, "conv.weight": torch.zeros(channels, 2)})
 
 
-@forward_mode
 def test_convolution_has_every_derivative():
     conv = ShortConvolution(3, 4).double()
     x, tail = (torch.randn(2, T, 3, dtype=torch.float64, requires_grad=True) for T in (5, 3))

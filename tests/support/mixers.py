@@ -1,6 +1,5 @@
 """Every mixer at a small size, and the variants that differ in what they compute. Shared by the tests of the layers."""
 
-import pytest
 import torch
 
 from layers import MIXERS, Attention, DenseConfig, FactorizationMemory, Mamba2, Mamba2Config, SparseConfig, mixers_with
@@ -21,7 +20,6 @@ VARIANTS = {
 FM = [name for name, (module, _) in VARIANTS.items() if module is FactorizationMemory]
 GROWING = [name for name, (module, _) in VARIANTS.items() if module is Attention]
 # torch's own warning, when it loads what forward mode needs
-forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 
 def fresh(name):
