@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,7 +153,7 @@ def small(form: str, on: str = DEVICE) -> tuple[Callable, list[Tensor]]:
     return memory(form, 7), [v.to(on) for v in values]
 
 
-def verified(form: str, dtype: str, **sizes: str) -> dict:
+def verified(form: str, dtype: str, **sizes: Any) -> dict:
     """What `python -m verify` says of the kernels: its cases by name, and how calls behave."""
     function = {"dense": fast.factorization_memory, "sparse": fast.sparse_factorization_memory, "step": fast.step}[form]
     if form != "step":
