@@ -1,8 +1,8 @@
-"""Causal softmax attention with rotary positions, by torch's fused kernel, and the cache that decoding needs.
+"""Causal softmax attention by torch's fused kernel, and the cache that decoding needs.
 
     q, k, v, y [B, T, H, P]   B batch, T time, H heads, P head width (even)
 
-The formulas are in reference/attention.py.
+Positions are "rotary", "none" or "alibi"; the formulas are in reference/attention.py.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fast import validation
 
-# The turned keys and the values of the tokens so far, [2, B, H, room, P], and how many of the positions are theirs.
-# Plain data, so that torch.save, torch.load and torch.export take it as it is.
+POSITIONS = ("rotary", "none", "alibi")
+# The keys (turned if positions are rotary) and the values of the tokens so far, [2, B, H, room, P], and how many of the
+# positions are theirs. Plain data, so that torch.save, torch.load and torch.export take it as it is.
 Cache = tuple[Tensor, int]
 
 
@@ -35,7 +36,7 @@ def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
     return _turn(x, *_angles(positions, x, base))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, *, positions: str = "rotary") -> Tensor:
     """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t.
 
     >>> v = torch.arange(6.0).view(1, 3, 1, 2)
@@ -44,13 +45,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             [1., 2.],
             [2., 3.]])
     """
-    _check(q, k, v)
-    angles = _angles(torch.arange(q.shape[1], device=q.device), q)
-    q, k, v = (u.transpose(1, 2) for u in (_turn(q, *angles), _turn(k, *angles), v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    _check(q, k, v, positions)
+    q, k, v = (u.transpose(1, 2) for u in (*_placed(q, k, 0, positions), v))
+    mask = _mask(q, 0, positions)
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None).transpose(1, 2)
 
 
-def cached_attention(q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+def cached_attention(
+    q: Tensor, k: Tensor, v: Tensor, cache: Cache, *, positions: str = "rotary"
+) -> tuple[Tensor, Cache]:
     """The same for tokens that follow those of the cache -> y, a cache with them added; the one given stays as it was.
 
     >>> q, k, v = torch.randn(3, 1, 9, 2, 4)
@@ -59,27 +62,25 @@ def cached_attention(q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> tuple[Ten
     >>> length, torch.allclose(y, attention(q, k, v)[:, 5:], atol=1e-6)
     (9, True)
     """
-    return _cached(q, k, v, cache, _append)
+    return _cached(q, k, v, cache, _append, positions)
 
 
 @torch.no_grad()
-def cached_attention_(q: Tensor, k: Tensor, v: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+def cached_attention_(
+    q: Tensor, k: Tensor, v: Tensor, cache: Cache, *, positions: str = "rotary"
+) -> tuple[Tensor, Cache]:
     """`cached_attention` without gradients that writes into the cache's room: the cache given is spent."""
-    return _cached(q, k, v, cache, _append_)
+    return _cached(q, k, v, cache, _append_, positions)
 
 
-def _cached(q: Tensor, k: Tensor, v: Tensor, cache: Cache, append: Callable) -> tuple[Tensor, Cache]:
-    _check(q, k, v)
+def _cached(q: Tensor, k: Tensor, v: Tensor, cache: Cache, append: Callable, positions: str) -> tuple[Tensor, Cache]:
+    _check(q, k, v, positions)
     T, past = q.shape[1], cache[1]
-    angles = _angles(torch.arange(past, past + T, device=q.device), q)
-    q, k, v = (u.transpose(1, 2) for u in (_turn(q, *angles), _turn(k, *angles), v))
+    q, k, v = (u.transpose(1, 2) for u in (*_placed(q, k, past, positions), v))
     kept = append(*cache, torch.stack([k, v]))
     keys, values = kept[:, :, :, : past + T]
-    # The kernel's own causal mask starts at the first key, so tokens with a past need one that is written out.
-    mask = None
-    if past and T > 1:
-        mask = torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past)
-    y = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=not past)
+    mask = _mask(q, past, positions)
+    y = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=mask is None and not past)
     return y.transpose(1, 2), (kept, past + T)
 
 
@@ -98,6 +99,30 @@ def _append_(kept: Tensor, past: int, more: Tensor) -> Tensor:
     return kept
 
 
+def _placed(q: Tensor, k: Tensor, past: int, positions: str) -> tuple[Tensor, Tensor]:
+    """q and k [B, T, H, P] at the positions from past on, turned if positions are rotary."""
+    if positions != "rotary":
+        return q, k
+    angles = _angles(torch.arange(past, past + q.shape[1], device=q.device), q)
+    return _turn(q, *angles), _turn(k, *angles)
+
+
+def _mask(q: Tensor, past: int, positions: str) -> Tensor | None:
+    """Which keys q [B, H, T, P] sees, or what is added to scores; None where the kernel's own causal mask will do.
+
+    That starts at the first key, so several tokens with a past need one that is written out.
+    """
+    H, T = q.shape[1:3]
+    if positions == "alibi":
+        steps = torch.arange(past, past + T, device=q.device)[:, None] - torch.arange(past + T, device=q.device)
+        slope = 2 ** (-8 * torch.arange(1, H + 1, dtype=torch.float64, device=q.device) / H)
+        bias = (-slope[:, None, None] * steps).masked_fill(steps < 0, -torch.inf)
+        return bias.to(q.dtype)
+    if past and T > 1:
+        return torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past)
+    return None
+
+
 def _angles(positions: Tensor, x: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each position's angles, [T, 1, P/2]."""
     pairs = x.shape[-1] // 2
@@ -113,12 +138,13 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, positions: str) -> None:
     validation.floating("q", q, q, "B T H P")
     validation.floating("k", k, q, "B T H P", q.shape, first="q")
     validation.floating("v", v, q, "B T H P", q.shape, first="q")
     if q.shape[-1] % 2:
         raise ValueError(f"q must have an even P, got {q.shape[-1]}")
+    validation.one_of("positions", positions, POSITIONS)
 
 
 def _check_rotary(x: Tensor, positions: Tensor) -> None:

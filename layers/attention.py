@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fast.attention import Cache, cached_attention, cached_attention_, empty_cache
+from fast.attention import POSITIONS, Cache, cached_attention, cached_attention_, empty_cache
+from fast.validation import one_of
 from layers.mixer import Mixer, check_input, check_one_token, check_state, pair
 from layers.options import MixerConfig, check_sizes, option
 
@@ -16,9 +17,11 @@ class AttentionConfig(MixerConfig):
     """head_width is even, for rotary positions turn pairs of numbers, and divides d_model."""
 
     head_width: int = option(32, "width of a head")
+    positions: str = option("rotary", "how attention knows where a token stands", choices=POSITIONS)
 
     def __post_init__(self) -> None:
         check_sizes(head_width=self.head_width)
+        one_of("positions", self.positions, POSITIONS)
 
     def check_width(self, d_model: int) -> None:
         if d_model % self.head_width:
@@ -28,7 +31,7 @@ class AttentionConfig(MixerConfig):
 
 
 class Attention(nn.Module):
-    """Causal softmax attention with rotary positions, in d_model / head_width heads.
+    """Causal softmax attention in d_model / head_width heads.
 
     eps is taken because all mixers are made alike: attention has no norm of its own.
     """
@@ -39,6 +42,7 @@ class Attention(nn.Module):
         check_sizes(d_model=d_model)
         config.check_width(d_model)
         self.d_model, self.head_width, self.num_heads = d_model, config.head_width, d_model // config.head_width
+        self.positions = config.positions
         self.in_proj = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out_proj = nn.Linear(d_model, d_model, bias=False)
 
@@ -61,7 +65,7 @@ class Attention(nn.Module):
     def _attend(self, attend: Callable, x: Tensor, state: Cache | None) -> tuple[Tensor, Cache]:
         cache = self._checked(x, state)
         q, k, v = self.in_proj(x).unflatten(-1, (3, self.num_heads, self.head_width)).unbind(-3)
-        y, cache = attend(q, k, v, cache)
+        y, cache = attend(q, k, v, cache, positions=self.positions)
         return self.out_proj(y.flatten(-2)), cache
 
     def _checked(self, x: Tensor, state: Cache | None) -> Cache:

@@ -1,4 +1,4 @@
-"""Causal softmax attention with rotary positions, one query at a time (arXiv 1706.03762, 2104.09864).
+"""Causal softmax attention, one query at a time (arXiv 1706.03762), with positions of three kinds.
 
 A token looks back at every token so far and mixes their values by how well its query meets their keys. What
 grows is the list of keys and values: there is no state of fixed size.
@@ -9,7 +9,11 @@ grows is the list of keys and values: there is no state of fixed size.
     weight = softmax(score)                                                                           (4)
     y_t = sum_s weight_s v_s                                                                          (5)
 
-Turning both q and k makes their product depend on t - s alone. Pair p is (x[p], x[p + P/2]).
+Turning both q and k makes their product depend on t - s alone. Pair p is (x[p], x[p + P/2]). So it is with positions
+"rotary" (arXiv 2104.09864). With "none" and "alibi" nothing is turned. With "alibi" (arXiv 2108.12409) head j of 1 to H
+has
+
+    score_s = <q_t, k_s> / sqrt(P) - 2^(-8 j / H) (t - s)                                             (6)
 
 Symbols: B batch, T time, H heads, P head width (even).   q, k, v, y [B, T, H, P]
 
@@ -41,8 +45,8 @@ def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)  # (2)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t.
+def attention(q: Tensor, k: Tensor, v: Tensor, *, positions: str = "rotary") -> Tensor:
+    """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t. positions: "rotary", "none" or "alibi".
 
     >>> v = torch.arange(6.0).view(1, 3, 1, 2)
     >>> attention(torch.zeros_like(v), v, v)[0, :, 0]            # a query of zeros: the mean of what it sees
@@ -53,13 +57,19 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     checks.floating({}, q=(q, "B T H P"), k=(k, "B T H P"), v=(v, "B T H P"))
     if q.shape[-1] % 2:
         raise ValueError(f"q must have an even P, got {q.shape[-1]}")
-    dtype, positions = q.dtype, torch.arange(q.shape[1])
-    wide = _wide(q, k, v)
-    q, k, v = rotary(q.to(wide), positions), rotary(k.to(wide), positions), v.to(wide)
+    if positions not in ("rotary", "none", "alibi"):
+        raise ValueError(f"positions must be one of 'rotary', 'none', 'alibi', got {positions!r}")
+    dtype, wide, place = q.dtype, _wide(q, k, v), torch.arange(q.shape[1], device=q.device)
+    q, k, v = q.to(wide), k.to(wide), v.to(wide)
+    if positions == "rotary":
+        q, k = rotary(q, place), rotary(k, place)
+    slope = 2 ** (-8 * torch.arange(1, q.shape[2] + 1, device=q.device, dtype=wide) / q.shape[2])
     ys = []
     for t in range(q.shape[1]):
         query, keys, values = q[:, t], k[:, : t + 1], v[:, : t + 1]
         score = (query[:, None] * keys).sum(-1) / q.shape[-1] ** 0.5  # (3) [B, t + 1, H]
+        if positions == "alibi":
+            score = score - slope * (t - place[: t + 1, None])  # (6)
         weight = score.softmax(1)  # (4)
         ys.append((weight[..., None] * values).sum(1))  # (5)
     return (torch.stack(ys, 1) if ys else torch.empty_like(q)).to(dtype)

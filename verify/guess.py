@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verify.bounds import in_bounds
 from verify.cases import EXACT, Case, Fixed
-from verify.judge import VALUES, Result, truth
+from verify.judge import VALUES, Result, truth, wrong_tokens
 
 
 class Guess(NamedTuple):
@@ -279,6 +279,25 @@ def batches(e: Evidence) -> Guess | None:
     return None
 
 
+def first_of_chunks(e: Evidence) -> Guess | None:
+    """Wrong at multiples of some C alone, and never before the first of them."""
+    masks = [w.mask for r in e.valued for w in r.wrong if w.first_token is not None]
+    places = sorted({token for mask in masks for token in wrong_tokens(mask)})
+    C = math.gcd(*places)
+    if (
+        len(places) > 1
+        and C > 1
+        and places[0] == C
+        and all(w.first_token is not None for r in e.valued for w in r.wrong)
+    ):
+        term = "the state before that token" if e.names <= {"dtheta"} else "the state that enters the chunk"
+        text = (
+            f"only {_list(sorted(e.names))}, and only at tokens {C}, {2 * C}, ...: the first token of each chunk but "
+        )
+        return Guess("first of chunk", f"{text}the first; look for {term}")
+    return None
+
+
 def handed_on(e: Evidence) -> Guess | None:
     """y is right up to one token in all cases, and wrong from there on, whatever the final state is."""
     first = {}
@@ -414,8 +433,8 @@ def start_somewhere(e: Evidence) -> Guess | None:
 
 RULES = (
     shape, unwritten, changed_inputs, no_gradients, dtype_alone, behaves, otherwise, start, cancelled, strides, packing,
-    one_half, large_or_small, ends_of_theta, sparse_kinds, raises, batches, borders, handed_on, unnamed, shared,
-    factor, coarse, gradients_alone, state_alone, by_law, start_somewhere,
+    one_half, large_or_small, ends_of_theta, sparse_kinds, raises, batches, first_of_chunks, borders, handed_on,
+    unnamed, shared, factor, coarse, gradients_alone, state_alone, by_law, start_somewhere,
 )  # fmt: skip
 
 QUIET = ("theta 0 or 1", "length", "slots")  # kinds that may be right for reasons of their own

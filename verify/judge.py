@@ -1,5 +1,6 @@
 """What a kernel gives beside what is right: per case, in units of the bound; then how a kernel behaves as a whole."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -109,9 +110,18 @@ def _out_of_bounds(name: str, got: Tensor, want: Tensor, excess: Tensor) -> Wron
     text = f"{name}{[*at]} is {got[at]:.6g}, not {want[at]:.6g}: {excess[at]:.2g} bounds off"
     text += f"; {mask.sum()} of {mask.numel()} wrong"
     if name in TIMED:
-        token = int(mask.transpose(0, 1).flatten(1).any(1).nonzero()[0])
-        text += f", first at token {token}"
+        wrong = wrong_tokens(mask)
+        token, period = wrong[0], math.gcd(*wrong)
+        if len(wrong) > 1 and period > 1:
+            text += f", at tokens {token}, {wrong[1]}{', ...' if len(wrong) > 2 else ''} alone: multiples of {period}"
+        else:
+            text += f", first at token {token}"
     return Wrong(name, text, excess.max().item(), mask, token)
+
+
+def wrong_tokens(mask: Tensor) -> list[int]:
+    """The tokens at which any number of [B, T, ...] is wrong."""
+    return mask.transpose(0, 1).flatten(1).any(1).nonzero()[:, 0].tolist()
 
 
 def _unnamed_slots(case: Case, state: Tensor) -> list[Wrong]:

@@ -25,6 +25,13 @@ class Report:
     def wrong(self) -> list[Result]:
         return [result for result in self.results if not result.ok]
 
+    @property
+    def right_everywhere(self) -> list[str]:
+        """Results such as y or dphi that no fixed case has wrong."""
+        judged = [result for result in self.results if result.got]
+        names = {name: None for result in judged for name in result.got}  # in order
+        return [name for name in names if not any(w.name == name for result in judged for w in result.wrong)]
+
     def raise_if_wrong(self) -> "Report":
         """Itself, or an AssertionError with the lines that are wrong."""
         if self.wrong:
@@ -36,7 +43,9 @@ class Report:
         count = f"{len(self.wrong)} of {len(self.results)} wrong" if self.wrong else f"all {len(self.results)} ok"
         lines = [f"left out: {note}" for note in self.notes]
         if self.wrong:
-            lines.append("wrong: " + ", ".join(result.name for result in self.wrong))
+            lines.append("wrong: " + "; ".join(result.name for result in self.wrong))
+            if self.right_everywhere:
+                lines.append(f"right in every case: {', '.join(self.right_everywhere)}")
         lines.append(f"{count}, {self.seconds:.1f} s")
         if self.guess:
             lines.append(f"guess: {self.guess.text}")

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fast.attention import attention, cached_attention, cached_attention_, empty_cache, rotary
+from fast.attention import POSITIONS, attention, cached_attention, cached_attention_, empty_cache, rotary
 from reference.attention import attention as loop
 from reference.attention import rotary as loop_rotary
 
+kinds = st.sampled_from(POSITIONS)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 shapes = st.tuples(st.integers(1, 3), st.integers(0, 40), st.integers(1, 4), st.sampled_from([2, 6, 8]))
 
@@ -25,39 +26,39 @@ def error(got, want):
     return ((got.double() - want).norm() / want.norm().clamp_min(1e-30)).item()
 
 
-@given(shapes, st.integers(0, 99), st.sampled_from(list(TOLERANCE)))
-def test_equals_loop(shape, seed, dtype):
+@given(shapes, st.integers(0, 99), st.sampled_from(list(TOLERANCE)), kinds)
+def test_equals_loop(shape, seed, dtype, positions):
     qkv = [v.to(dtype) for v in inputs(shape, seed)]
-    y = attention(*qkv)
+    y = attention(*qkv, positions=positions)
     assert y.dtype == dtype and y.shape == shape
-    assert error(y, loop(*(v.double() for v in qkv))) < TOLERANCE[dtype]
+    assert error(y, loop(*(v.double() for v in qkv), positions=positions)) < TOLERANCE[dtype]
 
 
-@given(shapes.filter(lambda shape: shape[1]), st.sampled_from([torch.float64, torch.float32]))
-def test_gradients_equal_loop(shape, dtype):
+@given(shapes.filter(lambda shape: shape[1]), st.sampled_from([torch.float64, torch.float32]), kinds)
+def test_gradients_equal_loop(shape, dtype, positions):
     wide = [v.requires_grad_() for v in inputs(shape)]
     narrow = [v.detach().to(dtype).requires_grad_() for v in wide]
     weight = torch.randn(shape, dtype=torch.float64)
-    wants = torch.autograd.grad((loop(*wide) * weight).sum(), wide)
-    gots = torch.autograd.grad((attention(*narrow) * weight.to(dtype)).sum(), narrow)
+    wants = torch.autograd.grad((loop(*wide, positions=positions) * weight).sum(), wide)
+    gots = torch.autograd.grad((attention(*narrow, positions=positions) * weight.to(dtype)).sum(), narrow)
     for name, got, want in zip("qkv", gots, wants, strict=True):
         # One token attends to itself alone: q and k have no gradient, and what is left is rounding.
         scale = torch.stack(wants).norm()
         assert (got - want).norm() < 10 * TOLERANCE[dtype] * scale.clamp_min(1e-30), name
 
 
-@given(shapes, st.data())
-def test_segments_equal_whole(shape, data):
+@given(shapes, st.data(), kinds)
+def test_segments_equal_whole(shape, data, positions):
     q, k, v = inputs(shape)
     cache, ys, start = empty_cache(shape[0], *shape[2:], dtype=q.dtype), [], 0
     while start < shape[1]:
         end = start + data.draw(st.integers(1, shape[1] - start))
         attend = data.draw(st.sampled_from([cached_attention, cached_attention_]))
-        y, cache = attend(q[:, start:end], k[:, start:end], v[:, start:end], cache)
+        y, cache = attend(q[:, start:end], k[:, start:end], v[:, start:end], cache, positions=positions)
         ys.append(y)
         start = end
     if ys:
-        assert error(torch.cat(ys, 1), loop(q, k, v)) < 1e-12
+        assert error(torch.cat(ys, 1), loop(q, k, v, positions=positions)) < 1e-12
     kept, length = cache
     assert length == shape[1]
     assert torch.equal(kept[1, :, :, :length], v.transpose(1, 2))
@@ -165,8 +166,8 @@ def test_scores_depend_on_distance_alone():
     assert products[0] == pytest.approx(products[1].item(), rel=1e-9)
 
 
-def with_cache(q, k, v):
-    return cached_attention(q, k, v, empty_cache(1, 1, 4))
+def with_cache(q, k, v, **options):
+    return cached_attention(q, k, v, empty_cache(1, 1, 4), **options)
 
 
 @pytest.mark.parametrize("which", [attention, with_cache, loop])
@@ -184,6 +185,28 @@ def test_errors_name_the_argument(which, name):
         refuses(ValueError, "be on cpu like q, got meta", q.to("meta"))
     refuses(TypeError, "be a floating tensor, got ndarray", q.numpy())
     refuses(TypeError, "have a floating dtype, got torch.int64", q.long())
+
+
+@pytest.mark.parametrize("which", [attention, with_cache, loop])
+def test_positions_are_of_a_kind_that_is_known(which):
+    with pytest.raises(ValueError, match=r"^positions must be one of 'rotary', 'none', 'alibi', got 'learned'"):
+        which(*[torch.zeros(1, 2, 1, 4)] * 3, positions="learned")
+
+
+def test_without_positions_the_order_of_the_past_is_lost_and_alibi_prefers_what_is_near():
+    """The last token's result: a permutation of those before it changes nothing, or moves weight to the nearer."""
+    q, k, v = inputs((1, 6, 2, 4))
+    swapped = torch.tensor([1, 0, 2, 3, 4, 5])
+    for positions, alike in (("none", True), ("rotary", False), ("alibi", False)):
+        plain = attention(q, k, v, positions=positions)[:, -1]
+        other = attention(q, k[:, swapped], v[:, swapped], positions=positions)[:, -1]
+        assert (error(other, plain) < 1e-12) == alike
+    same = torch.zeros_like(q)  # all scores alike but for the distance
+    v = torch.eye(6, dtype=v.dtype)[None, :, None].expand(1, 6, 2, 6)
+    weights = attention(*(same.expand(1, 6, 2, 4),) * 2, v[..., :4], positions="alibi")[0, -1]
+    slopes = torch.tensor([2.0**-4, 2.0**-8], dtype=v.dtype)  # of two heads
+    want = (-slopes[:, None] * torch.arange(5, -1, -1)).softmax(-1)[:, :4]
+    assert error(weights, want) < 1e-12
 
 
 @pytest.mark.parametrize("which", [attention, with_cache, loop])

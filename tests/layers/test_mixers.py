@@ -245,7 +245,7 @@ def test_forward_mode_through_a_layer(name):
         with torch.no_grad():  # one token is a step, made of torch's own operators
             x, direction = x[:, :1], direction[:, :1]
             assert_close(along(x, direction), differences(x, direction), 1e-7)
-    elif name in GROWING:
+    elif name in GROWING and "alibi" not in name:  # whose scores torch adds up by its formula
         with pytest.raises(NotImplementedError, match="forward AD with _scaled_dot_product"):
             along(x, direction)
     else:

@@ -2,7 +2,17 @@
 
 import torch
 
-from layers import MIXERS, Attention, DenseConfig, FactorizationMemory, Mamba2, Mamba2Config, SparseConfig, mixers_with
+from layers import (
+    MIXERS,
+    Attention,
+    AttentionConfig,
+    DenseConfig,
+    FactorizationMemory,
+    Mamba2,
+    Mamba2Config,
+    SparseConfig,
+    mixers_with,
+)
 
 WIDTH = 8
 SIZES = {"num_slots": 6, "top_k": 2, "head_width": 4, "state_width": 3}  # of those mixers that have them
@@ -14,12 +24,13 @@ VARIANTS = {
     "dense, rates per slot": (FactorizationMemory, DenseConfig(num_slots=5, rates="slot", temperature=0.5)),
     "sparse": (FactorizationMemory, SparseConfig(num_slots=7, slot_width=6, top_k=3)),
     "sparse, rates per slot": (FactorizationMemory, SparseConfig(num_slots=7, top_k=2, rates="slot", conv=2)),
+    "attention, no positions": (Attention, AttentionConfig(head_width=4, positions="none")),
+    "attention, alibi": (Attention, AttentionConfig(head_width=4, positions="alibi")),
     "mamba2, groups": (Mamba2, Mamba2Config(state_width=3, head_width=4, num_groups=2, conv=1)),
     "mamba2, no convolution": (Mamba2, Mamba2Config(state_width=3, head_width=4, conv=0)),
 }
 FM = [name for name, (module, _) in VARIANTS.items() if module is FactorizationMemory]
 GROWING = [name for name, (module, _) in VARIANTS.items() if module is Attention]
-# torch's own warning, when it loads what forward mode needs
 
 
 def fresh(name):
