@@ -65,7 +65,7 @@ def test_the_lines_shown_are_those_of_the_fault():
     report = caught(fault)
     lines = PAGE.partition("## What you see")[2].partition("One line a case")[0].splitlines()
     shown = [text[4:] for text in lines if text.startswith("    ") and not re.search("…|, [0-9.]+ s$", text)]
-    assert len(shown) == 5 and {*shown} <= {*map(line, report.results), *report.tail()}
+    assert len(shown) == 6 and {*shown} <= {*map(line, report.results), *report.tail()}
 
 
 def test_every_option_is_on_the_page(capsys):
