@@ -14,14 +14,14 @@ import time
 import torch
 
 def backends():
-    return {"scan": None}
+    return {"sorted": None}
 
 def factorization_memory(theta, phi, x, initial_state=None, *, backend="auto"):
     time.sleep(0.02)
     return theta * phi * x, x
 
 def sparse_factorization_memory(theta, phi, slots, x, num_slots, *, backend):
-    assert backend == "scan" and num_slots == 7
+    assert backend == "sorted" and num_slots == 7
     return theta * phi * x, x
 
 def step_(theta, phi, x, state):
@@ -64,7 +64,7 @@ def test_each_side_runs_its_own_tree_on_the_same_inputs(tree, capsys):
     leaf, state = torch.ones(1, 3, 2, requires_grad=True), torch.zeros(1, 3, 2)
     cases = [
         Case("dense", "factorization_memory", [leaf, leaf.detach(), leaf.detach()], ("auto",)),
-        Case("sparse", "sparse_factorization_memory", [leaf, leaf, leaf, leaf, 7], ("scan", "scan")),
+        Case("sparse", "sparse_factorization_memory", [leaf, leaf, leaf, leaf, 7], ("scan", "sorted")),
         Case("step", "step_", [state + 1, state + 1, state + 1, state], calls=3),
         Case("missing", "sparse_step_", [state]),
     ]
