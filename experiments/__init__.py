@@ -12,5 +12,6 @@ EXPERIMENTS = {
     "slots": "what one layer of the bundled sparse model writes, byte by byte",
     "speed_dense": "the dense form on this machine beside its goals",
     "speed_gpu": "the kernels on a GPU: correctness, then speed",
+    "speed_peers": "public minimal implementations of Mamba-2 beside the dense form, at an equal state",
     "speed_sparse": "what the sparse form saves, and where it does not",
 }

@@ -21,7 +21,8 @@ import reference
 from experiments import frame
 from experiments.compare import Case
 from experiments.frame import SEED, Experiment, Run, forward, forward_backward, medians, router_inputs
-from lm.model import Config, LanguageModel
+from lm.generate import sample
+from lm.model import DOCUMENT_MARK, Config, LanguageModel
 from lm.run import Settings
 from lm.train import optimizer_for, update
 
@@ -34,12 +35,13 @@ class Sizes(NamedTuple):
     far: int
     window: int
     training: tuple[tuple[int, int, float], ...]  # bytes a window, windows, goal
+    generated: int  # tokens
     model: dict[str, int]  # what is not the default
 
 
-FULL = Sizes((1, 4096, 128, 512), 4, 1024, 100, 100_000, 1000, ((256, 16, 1.0), (4096, 1, 3.0)), {})
+FULL = Sizes((1, 4096, 128, 512), 4, 1024, 100, 100_000, 1000, ((256, 16, 1.0), (4096, 1, 3.3)), 400, {})
 SMALL_MODEL = {"d_model": 16, "num_layers": 1, "head_width": 8}
-TINY = Sizes((1, 64, 8, 16), 4, 32, 10, 50, 5, ((16, 2, 1.0), (32, 1, 3.0)), SMALL_MODEL)
+TINY = Sizes((1, 64, 8, 16), 4, 32, 10, 50, 5, ((16, 2, 1.0), (32, 1, 3.3)), 3, SMALL_MODEL)
 
 
 def dense_rows(sizes: Sizes, rounds: int) -> list[dict]:
@@ -151,8 +153,39 @@ def training_step(mixer: str, windows: Tensor, **sizes: int) -> Callable[[], obj
     return lambda: update(model, optimizer, windows, settings.clip)
 
 
-def row(what: str, measured: float | None, sign: str, goal: float, unit: str, detail: str) -> dict:
+def generation_rows(sizes: Sizes, rounds: int) -> list[dict]:
+    """One text from the default models, as they are at first, after a prompt of one token; mixers take turns."""
+    calls = {mixer: text_of(mixer, sizes.generated, **sizes.model) for mixer in ("fm", "fm-sparse", "transformer")}
+    rate = {mixer: sizes.generated / took for mixer, took in medians(calls, rounds).items()}
+    return [
+        row(
+            f"generation, {mixer}, over a Transformer", rate[mixer] / rate["transformer"], "", None, "x",
+            f"{rate[mixer]:,.0f} / {rate['transformer']:,.0f} tokens/s",
+        )
+        for mixer in ("fm", "fm-sparse")
+    ]  # fmt: skip
+
+
+def text_of(mixer: str, length: int, **sizes: int) -> Callable[[], object]:
+    """So many tokens, sampled as `generate` samples; a document mark does not end them."""
+    torch.manual_seed(SEED)
+    model = LanguageModel(Config.lenient(mixer, **sizes)).eval()
+
+    @torch.inference_mode()
+    def run() -> None:
+        generator = torch.Generator().manual_seed(SEED)
+        logits, state = model(torch.tensor([[DOCUMENT_MARK]]))
+        for _ in range(length):
+            token = sample(logits[0, -1], 0.8, 0.95, generator)
+            logits, state = model.step_(torch.tensor([[token]]), state)
+
+    return run
+
+
+def row(what: str, measured: float | None, sign: str, goal: float | None, unit: str, detail: str) -> dict:
+    """sign "" and goal None: only measured."""
     tests = {
+        "": lambda found: None,
         ">=": lambda found: found >= goal,
         "<=": lambda found: found <= goal,
         "~": lambda found: abs(found / goal - 1) < 0.1,
@@ -165,7 +198,7 @@ def row(what: str, measured: float | None, sign: str, goal: float, unit: str, de
 def cells(entry: dict) -> tuple[str, str, str, str, str]:
     """What, measured, goal, verdict, detail, as the terminal and the page show them."""
     measured = "not measured" if entry["measured"] is None else f"{entry['measured']:#.3g}{entry['unit']}"
-    goal = f"{entry['sign']} {entry['goal']:g}{entry['unit']}"
+    goal = "–" if entry["goal"] is None else f"{entry['sign']} {entry['goal']:g}{entry['unit']}"
     verdict = {True: "reached", False: "missed", None: ""}[entry["reached"]]
     return entry["what"], measured, goal, verdict, entry["detail"]
 
@@ -190,7 +223,7 @@ def measure(run: Run) -> dict:
     sizes, rounds = TINY if run.tiny else FULL, 1 if run.tiny else run.options.rounds
     result = {"about": frame.about(**{"shape B, T, M, D": sizes.shape, "rounds": rounds}), "rows": []}
     print(*(f"{name}: {value}" for name, value in result["about"].items()), sep="\n")
-    for figures in (dense_rows, length_rows, memory_rows, decode_rows, training_rows):
+    for figures in (dense_rows, length_rows, memory_rows, decode_rows, training_rows, generation_rows):
         for entry in figures(sizes, rounds):
             show(entry)
             result["rows"].append(entry)
