@@ -8,7 +8,6 @@ from fast.backends import (
     SPARSE_BACKENDS,
     dense_form,
     sparse_form,
-    sparse_step_functions,
     step_functions,
 )
 
@@ -137,7 +136,7 @@ def sparse_step(
     Slots that are not named come out bit for bit as they went in. check_values as in sparse_factorization_memory.
     """
     _check_sparse_step(theta, phi, slots, value, state, eps, check_values)
-    return sparse_step_functions(slots, theta, phi, value, state).sparse_step(theta, phi, slots, value, state, eps=eps)
+    return step_functions(theta, phi, value, state, slots=slots).sparse_step(theta, phi, slots, value, state, eps=eps)
 
 
 def sparse_step_(
@@ -146,7 +145,7 @@ def sparse_step_(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`sparse_step` that writes K rows of `state` in place and returns it: 2 K D numbers moved, whatever M is."""
     _check_sparse_step(theta, phi, slots, value, state, eps, check_values)
-    return sparse_step_functions(slots, theta, phi, value, state).sparse_step_(theta, phi, slots, value, state, eps=eps)
+    return step_functions(theta, phi, value, state, slots=slots).sparse_step_(theta, phi, slots, value, state, eps=eps)
 
 
 def _check_call(

@@ -46,6 +46,16 @@ def sparse_factorization_memory(
     return y, final_state
 
 
+def step(theta: Tensor, phi: Tensor, value: Tensor, state: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """theta, phi [B, M], value [B, D], state [B, M, D] -> y [B, D], new state. No derivatives."""
+    return step_(theta, phi, value, state.clone(memory_format=torch.contiguous_format), eps=eps)
+
+
+def step_(theta: Tensor, phi: Tensor, value: Tensor, state: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """`step` inside the state."""
+    return sparse_step_(theta, phi, torch.arange(theta.shape[1]).expand(theta.shape), value, state, eps=eps)
+
+
 def sparse_step(
     theta: Tensor, phi: Tensor, slots: Tensor, value: Tensor, state: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:

@@ -269,12 +269,13 @@ def test_extra_memory_is_a_tenth_of_the_pairs_rows(B, T, M, K, D):
 
 
 @needs_numba
-@pytest.mark.parametrize("name", ["sparse_step", "sparse_step_"])
+@pytest.mark.parametrize("name", ["step", "step_", "sparse_step", "sparse_step_"])
 @given(st.data())
 def test_decode_steps_are_a_prefill(name, data):
     torch.set_num_threads(data.draw(st.integers(1, 2)))
+    form = "sparse" if "sparse" in name else "dense"
     with patch.object(compiled, "SMALL", 0):
-        check(data.draw(cases("sparse")), steps(getattr(walk, name)), differentiate=False)
+        check(data.draw(cases(form)), steps(getattr(walk, name)), differentiate=False)
 
 
 def one_token(K=3, B=2, M=7, D=5):
@@ -320,6 +321,13 @@ def test_a_step_is_compiled_where_it_may_be(monkeypatch):
         got = getattr(fast, name)(*token, state.clone())
         assert len(calls) == 1 and calls.clear() is None
         torch.testing.assert_close(got, want)
+    dense = *(torch.zeros(2, 7).scatter(1, token[2], v) for v in token[:2]), token[3]
+    for name in ("step", "step_"):
+        for most, walks in ((state.numel(), 1), (state.numel() - 1, 0)):  # a large state is torch's
+            monkeypatch.setattr(backends, "WALKED", most)
+            got = getattr(fast, name)(*dense, state.clone())
+            assert len(calls) == walks and calls.clear() is None
+            torch.testing.assert_close(got, want)
     unchecked = {"check_values": False}
     for elsewhere in (
         lambda: fast.sparse_step(*token, state.clone().requires_grad_()),

@@ -27,11 +27,12 @@ FAULTS = [
         "fast/backends.py", f"{WALKS} -k 'step or gpu'",
         ("walk: taken on a GPU", "        raise ValueError(f\"backend {name!r} needs", "        print(f\"backend {name!r} needs"),
         ("walk: steps taken where gradients are asked for", "walks and not _differentiated(*inputs) and", "walks and"),
-        ("walk: steps taken of what is no plain tensor", " and operators.plain(slots, *inputs)", ""),
+        ("walk: steps taken of what is no plain tensor", " and operators.plain(*inputs, *(() if slots is None else (slots,)))", ""),
+        ("walk: all slots of any state", "state.numel() <= WALKED", "True"),
     ),
     *planted(
         "fast/backends.py", STEP_KERNELS,
-        ("step kernel: taken where gradients are asked for", " and not _differentiated(*inputs) else step", " else step"),
+        ("step kernel: taken where gradients are asked for", "return step if _differentiated(*inputs) else step_kernels", "return step_kernels"),
         ("step kernel: taken by float64 states", "state.dtype == torch.float32", "True"),
     ),
 ]
