@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-long mutants bench search slots gpu kernels notebooks lab lint
+.PHONY: help demo test test-long mutants bench search slots gpu kernels notebooks lab student mark lint
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -42,6 +42,12 @@ notebooks: $(READY) ## run all notebooks and store what they show
 
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+student: $(READY) ## a folder to hand out, without solutions: SEED=2027 draws other numbers
+	$(BIN)/python -m notebooks.student --seed $(or $(SEED),0)
+
+mark: $(READY) ## marks what students handed in: SUBMISSIONS=folder, and the SEED of what they got
+	$(BIN)/python -m notebooks.mark "$(SUBMISSIONS)" --seed $(or $(SEED),0)
 
 lint: $(READY) ## style, format and types
 	$(BIN)/ruff check .
