@@ -239,41 +239,6 @@ def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD:
         tl.store(p_shares + i * D + o, psi * b_h, mask=o < D)
 
 
-# %% wide, wrong: the norm of what stood there before
-@triton.jit
-def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
-    i_b = tl.program_id(0)
-    i = i_b * M + tl.program_id(1)
-    theta, squares = tl.load(p_theta + i), tl.zeros([BD], tl.float32)
-    for first in range(0, D, BD):
-        o = first + tl.arange(0, BD)
-        b_before = tl.load(p_before + i * D + o, mask=o < D, other=0.0)
-        b_v = tl.load(p_v + i_b * D + o, mask=o < D, other=0.0)
-        tl.store(p_after + i * D + o, (1 - theta) * b_before + theta * b_v, mask=o < D)
-        squares += b_before * b_before
-    psi = tl.load(p_phi + i) / tl.sqrt(tl.sum(squares, 0) / D + eps)
-    for first in range(0, D, BD):
-        o = first + tl.arange(0, BD)
-        tl.store(p_shares + i * D + o, psi * tl.load(p_after + i * D + o, mask=o < D, other=0.0), mask=o < D)
-
-
-# %% wide, wrong: the value of the first sequence for all
-@triton.jit
-def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):
-    i = tl.program_id(0) * M + tl.program_id(1)
-    theta, squares = tl.load(p_theta + i), tl.zeros([BD], tl.float32)
-    for first in range(0, D, BD):
-        o = first + tl.arange(0, BD)
-        b_v = tl.load(p_v + o, mask=o < D, other=0.0)
-        b_h = (1 - theta) * tl.load(p_before + i * D + o, mask=o < D, other=0.0) + theta * b_v
-        tl.store(p_after + i * D + o, b_h, mask=o < D)
-        squares += b_h * b_h
-    psi = tl.load(p_phi + i) / tl.sqrt(tl.sum(squares, 0) / D + eps)
-    for first in range(0, D, BD):
-        o = first + tl.arange(0, BD)
-        tl.store(p_shares + i * D + o, psi * tl.load(p_after + i * D + o, mask=o < D, other=0.0), mask=o < D)
-
-
 # %% wide, wrong: the mean over whole blocks
 @triton.jit
 def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD: tl.constexpr):

@@ -356,10 +356,10 @@ def python(script: str, **environment: str) -> str:
 
 
 WALK_ONCE = """
-one, value = torch.ones(1, 2, 1), torch.tensor([[[3.0, 3.0], [5.0, -5.0]]])
-y, state = fast.sparse_factorization_memory(one, one, torch.tensor([[[7], [2]]]), value, 9, eps=1e-12, backend="walk")
-assert y.round().tolist() == [[[1, 1], [1, -1]]] and state[0, 7].tolist() == [3, 3]
-"""
+one, slot, value = torch.ones(1, 1), torch.tensor([[7]]), torch.tensor([[3.0, -3.0]])
+y, state = fast.sparse_step(one, one, slot, value, torch.zeros(1, 9, 2), eps=1e-12)
+assert y.round().tolist() == [[1, -1]] and state[0, 7].tolist() == [3, -3]
+"""  # the loop that compiles soonest
 
 
 def test_numba_is_imported_when_it_is_needed():
