@@ -27,6 +27,8 @@ ROOMS = (
     "tests",
     "pyproject.toml",
     "LICENSE",
+    "README.md",
+    "requirements.txt",
 )
 
 
