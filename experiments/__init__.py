@@ -8,6 +8,7 @@ EXPERIMENTS = {
     "demo": "check, compare, draw and train in about three minutes",
     "kernel_builds": "the Triton kernels compiled for GPUs that are not here: registers, spills, shared memory",
     "length": "the loss of the bundled models by position in the text",
+    "recall": "what a memory was told once, asked for after up to 65,536 tokens of something else",
     "settings": "the short runs that chose the settings of the bundled models",
     "slots": "what one layer of the bundled sparse model writes, byte by byte",
     "speed_dense": "the dense form on this machine beside its goals",

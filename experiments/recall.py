@@ -1,0 +1,368 @@
+"""Recall over a gap: what a memory was told once, asked for after so many tokens of something else.
+
+A sequence names N different keys, each followed by its value. G random fillers come next, then the N keys again, in
+another order and each followed by its value. What counts are the N values at the end. A model is trained on gaps of 0
+to 64 tokens, and asked after up to 65,536. All models have two layers and no MLP, and about as many parameters.
+
+Every run is stored as it ends, and a later call goes on from there. Runs differ in their seed: of the weights, and of
+the sequences that they are trained on. All are tested on the same sequences.
+"""
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple, cast
+
+import matplotlib
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from experiments.frame import Experiment, Run, UsageError, about
+from layers import MIXERS, FactorizationMemory
+from layers.short_convolution import ShortConvolution
+from lm.plots import STYLES, TEXT
+from lm.run import Settings
+from lm.train import optimizer_for
+
+KEYS = VALUES = FILLERS = 64  # tokens of each kind; they follow one another in the vocabulary
+VOCABULARY = KEYS + VALUES + FILLERS
+KINDS = ("key", "value", "filler")
+SHOWN = 8  # the pairs of the table and the figure
+DRAWN = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv")
+LAYERS = 2
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A mixer with its options, and how it is trained. conv: tokens of a short convolution before it."""
+
+    name: str
+    title: str
+    mixer: str
+    options: dict[str, Any] = field(default_factory=dict)
+    width: int = 64
+    conv: int = 0
+    lr: float = 3e-3
+    farthest: int = 1 << 16  # attention looks at all tokens, so its time grows with the square
+
+    def model(self) -> "Model":
+        return Model(self)
+
+
+_NEAR = {"farthest": 1 << 12, "width": 80}  # as many parameters take more width where there are fewer projections
+_PLAIN = {"num_slots": 32, "conv": 0, "gate": False, "expansion": None, "slot_width": 128}
+_MAMBA = {"state_width": 32, "head_width": 32}
+RIVALS = (
+    Rival("fm", "FM, 32 slots", "fm", {"num_slots": 32}),
+    Rival("fm plain", "FM, 32 slots, no convolution, no gate", "fm", _PLAIN, width=80),
+    Rival("fm 16", "FM, 16 slots", "fm", {"num_slots": 16}),
+    Rival("fm-sparse 8 of 32", "FM, 8 of 32 slots", "fm-sparse", {"num_slots": 32, "top_k": 8}),
+    Rival("fm-sparse 4 of 16", "FM, 4 of 16 slots", "fm-sparse", {"num_slots": 16, "top_k": 4}),
+    Rival("mamba2", "Mamba-2, state 4 × 32 × 32", "mamba2", _MAMBA),
+    Rival("mamba2 slow", "Mamba-2, learning rate 0.001", "mamba2", _MAMBA, lr=1e-3),
+    Rival("mamba2 quick", "Mamba-2, learning rate 0.01", "mamba2", _MAMBA, lr=1e-2),
+    *(
+        Rival(
+            f"{kind}{' conv' if conv else ''}",
+            f"Transformer, {title}{', a convolution before it' if conv else ''}",
+            "transformer", {"head_width": 40, "positions": kind}, conv=conv, **_NEAR,
+        )
+        for kind, title in (("rotary", "rotary positions"), ("none", "no positions"), ("alibi", "ALiBi"))
+        for conv in (0, 4)
+    ),
+)  # fmt: skip
+
+
+class Sizes(NamedTuple):
+    steps: int
+    batch: int
+    pairs: tuple[int, ...]  # that training goes through in turn
+    gap: int  # the longest in training
+    asked: tuple[int, ...]  # pairs of the tests
+    gaps: tuple[int, ...]
+    sequences: int  # of a test; a quarter as many where gaps are long
+
+
+FULL = Sizes(2000, 64, (2, 4, 8), 64, (4, 8, 16), (0, 16, 64, 256, 1024, 4096, 16384, 65536), 64)
+TINY = Sizes(2, 4, (2, 3), 5, (2, 8), (0, 9), 4)
+LONG = 4096
+
+
+# --- sequences -------------------------------------------------------------------------------------------------
+
+
+def sequences(generator: torch.Generator, count: int, pairs: int, gap: int) -> Tensor:
+    """Tokens [count, 4 pairs + gap]: pairs, fillers, pairs in another order.
+
+    >>> tokens = sequences(torch.Generator().manual_seed(0), 1, pairs=2, gap=3)
+    >>> tokens.shape, sorted(tokens[0, 0:4:2].tolist()) == sorted(tokens[0, 7::2].tolist())
+    (torch.Size([1, 11]), True)
+    """
+
+    def shuffled(size: int) -> Tensor:
+        return torch.rand(count, size, generator=generator).argsort(-1)
+
+    keys = shuffled(KEYS)[:, :pairs]
+    values = KEYS + torch.randint(VALUES, (count, pairs), generator=generator)
+    fillers = KEYS + VALUES + torch.randint(FILLERS, (count, gap), generator=generator)
+    told = torch.stack([keys, values], -1)
+    asked = told.gather(1, shuffled(pairs)[..., None].expand_as(told))
+    return torch.cat([told.flatten(1), fillers, asked.flatten(1)], 1)
+
+
+def answers(tokens: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
+    """The last 2 pairs - 1 tokens, which ask; and the values [count, pairs] that are right after every second one."""
+    return tokens[:, -2 * pairs : -1], tokens[:, 1 - 2 * pairs :: 2]
+
+
+# --- the model -------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self, rival: Rival):
+        super().__init__()
+        row = MIXERS[rival.mixer]
+        self.norm = nn.RMSNorm(rival.width, 1e-6)
+        self.conv = ShortConvolution(rival.width, rival.conv)
+        self.mixer = cast(Any, row.module)(rival.width, row.options(**rival.options))
+
+    def forward(self, x: Tensor, state: tuple) -> tuple[Tensor, tuple]:
+        before, tail = state
+        y, tail = self.conv(self.norm(x), tail)
+        y, after = self.mixer(y, before)
+        return x + y, (after, tail)
+
+
+class Model(nn.Module):
+    """tokens [B, T] -> what the last norm gives [B, T, width], and the state; `logits` reads it."""
+
+    def __init__(self, rival: Rival):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, rival.width)
+        nn.init.normal_(self.embedding.weight, std=rival.width**-0.5)
+        self.blocks = nn.ModuleList(Block(rival) for _ in range(LAYERS))
+        self.norm = nn.RMSNorm(rival.width, 1e-6)
+
+    def forward(self, tokens: Tensor, state: list | None = None) -> tuple[Tensor, list]:
+        x, states = self.embedding(tokens), []
+        blocks = cast("list[Block]", self.blocks)
+        before = state or [(None, x.new_zeros(len(x), *block.conv.tail_shape)) for block in blocks]
+        for block, old in zip(blocks, before, strict=True):
+            x, new = block(x, old)
+            states.append(new)
+        return self.norm(x), states
+
+    def logits(self, x: Tensor) -> Tensor:
+        return x @ self.embedding.weight.T
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def state_numbers(self, position: int) -> int:
+        """Numbers that a layer keeps of one sequence after so many tokens."""
+        block = cast(Block, self.blocks[0])
+        return block.mixer.state_bytes(1, position) // 4 + math.prod(block.conv.tail_shape)
+
+
+# --- one run ---------------------------------------------------------------------------------------------------
+
+
+def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, Model]]:
+    """Every hundred steps and at the end: the step, the mean loss since the last, the model."""
+    torch.manual_seed(seed)
+    model, generator = rival.model(), torch.Generator().manual_seed(1000 + seed)
+    settings = Settings(steps=sizes.steps, lr=rival.lr, warmup=min(100, sizes.steps // 2))
+    optimizer = optimizer_for(cast(Any, model), settings)
+    scheduler, losses = LambdaLR(optimizer, settings.rate), []
+    for step in range(1, sizes.steps + 1):
+        pairs = sizes.pairs[step % len(sizes.pairs)]
+        gap = int(torch.randint(sizes.gap + 1, (), generator=generator))
+        tokens = sequences(generator, sizes.batch, pairs, gap)
+        _, right = answers(tokens, pairs)
+        x, _ = model(tokens[:, :-1])
+        loss = F.cross_entropy(model.logits(x[:, 1 - 2 * pairs :: 2]).flatten(0, 1), right.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+        if step % 100 == 0 or step == sizes.steps:
+            yield step, fmean(losses), model
+            losses = []
+
+
+@torch.no_grad()
+def recall(model: Model, pairs: int, gap: int, count: int) -> float:
+    """The share of values that are right."""
+    tokens = sequences(torch.Generator().manual_seed(10**6 + 1000 * pairs + gap), count, pairs, gap)
+    asks, right = answers(tokens, pairs)
+    state = None
+    for part in tokens[:, : -2 * pairs].split(LONG, 1):
+        _, state = model(part, state)
+    x, _ = model(asks, state)
+    return (model.logits(x[:, ::2]).argmax(-1) == right).double().mean().item()
+
+
+@torch.no_grad()
+def gates(model: Model, pairs: int = 8, gap: int = 256, count: int = 16) -> list[dict[str, list[float]]]:
+    """By layer and kind of token: the mean theta of every slot, while pairs are told and fillers pass."""
+    tokens = sequences(torch.Generator().manual_seed(10**6), count, pairs, gap)[:, : 2 * pairs + gap]
+    found, kinds = [], tokens.div(KEYS, rounding_mode="floor")  # 0, 1, 2 as in KINDS
+    for block in cast("list[Block]", model.blocks):
+        block.mixer.register_forward_pre_hook(lambda mixer, inputs: found.append((mixer, inputs[0])))
+    model(tokens)
+    rows = []
+    for mixer, x in found:
+        theta, _, slots = mixer.route(x)
+        if slots is not None:
+            theta = theta.new_zeros(*theta.shape[:2], mixer.num_slots).scatter(-1, slots, theta)
+        rows.append({kind: theta[kinds == i].mean(0).tolist() for i, kind in enumerate(KINDS)})
+    return rows
+
+
+def half_life(layer: dict[str, list[float]]) -> float:
+    """Fillers until half of what values wrote is gone, if every filler took theta as the mean one does.
+
+    Slots count by how much of a value they take.
+
+    >>> half_life({"value": [0.5, 0.0], "filler": [0.001, 0.9]})
+    693.1471805599452
+    """
+    lost = sum(v * f for v, f in zip(layer["value"], layer["filler"], strict=True)) / sum(layer["value"])
+    return math.log(2) / max(lost, 1e-12)
+
+
+def one_run(name: str, seed: int, sizes: Sizes) -> dict:
+    """Train a rival and test it."""
+    rival, began, curve = rival_of(name), time.perf_counter(), []
+    model = None
+    for step, loss, model in train(rival, seed, sizes):
+        curve.append([step, loss, recall(model, SHOWN, sizes.gap, sizes.sequences)])
+    assert model is not None
+    shares = {
+        str(pairs): {
+            str(gap): recall(model, pairs, gap, sizes.sequences // (4 if gap >= LONG else 1))
+            for gap in sizes.gaps if gap <= rival.farthest
+        }
+        for pairs in sizes.asked
+    }  # fmt: skip
+    row = {
+        "rival": name, "seed": seed, "parameters": model.num_parameters(), "state": model.state_numbers(1024),
+        "seconds": round(time.perf_counter() - began, 1), "curve": curve, "recall": shares,
+    }  # fmt: skip
+    if isinstance(cast(Block, model.blocks[0]).mixer, FactorizationMemory):
+        row["gates"] = gates(model)
+    return row
+
+
+def rival_of(name: str) -> Rival:
+    for rival in RIVALS:
+        if rival.name == name:
+            return rival
+    raise UsageError(f"--only must name one of {', '.join(rival.name for rival in RIVALS)}, got {name!r}")
+
+
+# --- the study -------------------------------------------------------------------------------------------------
+
+
+def measure(run: Run) -> dict:
+    sizes, options = (TINY if run.tiny else FULL), run.options
+    names = [rival_of(name).name for name in options.only] or [rival.name for rival in RIVALS]
+    if run.tiny:
+        names = [*names[:1], "mamba2", "none conv"]
+    seeds = range(1 if run.tiny else options.seeds)
+    result = run.resume({"about": about(None, **{"steps": sizes.steps, "sequences a step": sizes.batch}), "rows": []})
+    done = {(row["rival"], row["seed"]) for row in result["rows"]}
+    wanted = [(name, seed) for seed in seeds for name in names if (name, seed) not in done]
+    order = {rival.name: i for i, rival in enumerate(RIVALS)}
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for ended in as_completed([pool.submit(one_run, *which, sizes) for which in wanted]):
+            row = ended.result()
+            result["rows"].append(row)
+            result["rows"].sort(key=lambda row: (order[row["rival"]], row["seed"]))
+            run.save(result)
+            shares = "  ".join(f"{gap} {share:.2f}" for gap, share in row["recall"][str(SHOWN)].items())
+            print(f"{row['rival']}, seed {row['seed']}, {row['seconds']:.0f} s: {shares}", flush=True)
+    return result
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="*", default=[], metavar="RIVAL", help="some of the rivals; all by default")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
+
+
+def by_rival(result: dict) -> list[tuple[Rival, list[dict]]]:
+    """The rivals that have runs, in the order of RIVALS."""
+    rows = [(rival, [row for row in result["rows"] if row["rival"] == rival.name]) for rival in RIVALS]
+    return [(rival, of_it) for rival, of_it in rows if of_it]
+
+
+def table(result: dict) -> str:
+    """Shares of right values at 8 pairs: the mean over seeds, lowest to highest."""
+    gaps = [str(gap) for gap in (64, 256, 1024, 4096, 16384, 65536)]
+    head = ["", "parameters", "state", "seeds", *(f"{int(gap):,}" for gap in gaps)]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for rival, rows in by_rival(result):
+        shares = [[row["recall"][str(SHOWN)].get(gap) for row in rows] for gap in gaps]
+        state = "grows" if rival.mixer == "transformer" else f"{rows[0]['state']:,}"
+        cells = [rival.title, f"{rows[0]['parameters']:,}", state, str(len(rows)), *map(cell, shares)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(shares: list[float | None]) -> str:
+    found = [share for share in shares if share is not None]
+    if not found:
+        return "–"
+    low, high = min(found), max(found)
+    return f"{fmean(found):.2f}" + (f" ({low:.2f}–{high:.2f})" if len(found) > 1 else "")
+
+
+@matplotlib.rc_context(TEXT)
+def draw(result: dict, path: Path) -> None:
+    """Recall by gap, mean and range over seeds; and what one run's slots let fillers write."""
+    figure = Figure(figsize=(14, 6.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    found = [(rival, rows) for rival, rows in by_rival(result) if rival.name in DRAWN]
+    for (rival, rows), (colour, dash, marker) in zip(found, STYLES, strict=False):
+        shares = [row["recall"][str(SHOWN)] for row in rows]
+        gaps = [gap for gap in shares[0] if int(gap)]
+        columns = [[share[gap] for share in shares] for gap in gaps]
+        at = [int(gap) for gap in gaps]
+        left.plot(at, [*map(fmean, columns)], color=colour, linestyle=dash, marker=marker, label=rival.title)
+        left.fill_between(at, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
+    left.axhline(1 / VALUES, color="black", linewidth=1, linestyle=":")
+    left.axvline(FULL.gap, color="black", linewidth=1)
+    left.text(FULL.gap * 1.1, 0.03, "longest gap in training", rotation=90, va="bottom")
+    left.set_xscale("log", base=2)
+    left.set(xlabel="fillers between telling and asking", ylabel="share of values that are right", ylim=(-0.02, 1.04))
+    left.set_xticks([gap for gap in FULL.gaps if gap], [f"{gap:,}" for gap in FULL.gaps if gap], rotation=30)
+    left.set_title(f"Who still knows {SHOWN} pairs, and for how long")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    row = next(row for row in result["rows"] if "gates" in row)
+    layer = row["gates"][-1]
+    order = sorted(range(len(layer["filler"])), key=lambda slot: -layer["filler"][slot])
+    for kind, (colour, dash, marker) in zip(KINDS, STYLES, strict=False):
+        theta = [layer[kind][slot] for slot in order]
+        right.plot(range(1, 1 + len(order)), theta, color=colour, linestyle=dash, marker=marker, label=f"of a {kind}")
+    share = layer["filler"][order[0]] / sum(layer["filler"])
+    right.set_yscale("log")
+    right.set(xlabel=f"slots of layer {LAYERS}, by what fillers write", ylabel="mean write weight θ")
+    right.set_title(f"{share:.0%} of the fillers' writing is in\none slot ({rival_of(row['rival']).title}, one run)")
+    right.legend()
+    figure.savefig(path, dpi=110, format="png")
+
+
+EXPERIMENT = Experiment("recall", measure, {"": table}, {"recall.png": draw}, options=options)

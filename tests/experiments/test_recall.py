@@ -1,0 +1,164 @@
+"""Recall over a gap: the sequences are what they say, and the measure is right for models that are known."""
+
+import math
+from concurrent.futures import Future
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import recall
+from experiments.frame import UsageError
+from experiments.recall import FILLERS, KEYS, RIVALS, VALUES, VOCABULARY
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@given(count=st.integers(1, 3), pairs=st.integers(1, 9), gap=st.integers(0, 9), seed=st.integers(0, 99))
+def test_what_is_told_is_asked_in_another_order(count, pairs, gap, seed):
+    tokens = recall.sequences(generator(seed), count, pairs, gap)
+    assert tokens.shape == (count, 4 * pairs + gap)
+    for row in tokens.tolist():
+        told, fillers, asked = row[: 2 * pairs], row[2 * pairs : 2 * pairs + gap], row[2 * pairs + gap :]
+        values = dict(zip(told[::2], told[1::2], strict=True))
+        assert len(values) == pairs and dict(zip(asked[::2], asked[1::2], strict=True)) == values
+        assert all(0 <= key < KEYS for key in values) and all(KEYS <= v < KEYS + VALUES for v in values.values())
+        assert all(KEYS + VALUES <= token < VOCABULARY for token in fillers)
+    asks, right = recall.answers(tokens, pairs)
+    assert torch.equal(asks[:, ::2], tokens[:, 2 * pairs + gap :: 2])
+    assert torch.equal(right, tokens[:, 2 * pairs + gap + 1 :: 2])
+
+
+def test_all_tokens_and_orders_come_up():
+    tokens = recall.sequences(generator(), 2000, 2, 3)
+    told, fillers, asked = tokens[:, :4], tokens[:, 4:7], tokens[:, 7:]
+    for part, first, size in (
+        (told[:, ::2], 0, KEYS),
+        (told[:, 1::2], KEYS, VALUES),
+        (fillers, KEYS + VALUES, FILLERS),
+    ):
+        assert torch.equal(part.unique(), torch.arange(first, first + size))
+    same = (told[:, 0] == asked[:, 0]).double().mean()
+    assert 0.45 < same < 0.55
+
+
+class Oracle:
+    """Answers from a table that it fills while it reads; of every fourth key it knows nothing."""
+
+    def __init__(self, forgets=False):
+        self.forgets, self.parts = forgets, []
+
+    def __call__(self, tokens, state=None):
+        self.parts.append(tokens.shape[1])
+        tables = state or [{} for _ in tokens]
+        x = torch.zeros(*tokens.shape, dtype=torch.long)
+        for b, row in enumerate(tokens.tolist()):
+            for t, token in enumerate(row):
+                last = tables[b].get("last")
+                if token < KEYS:
+                    tables[b]["last"] = token
+                    x[b, t] = tables[b].get(token, 0)
+                elif token < KEYS + VALUES and last is not None and not (self.forgets and last % 4 == 0):
+                    tables[b][last] = token
+        return x, tables
+
+    def logits(self, x):
+        return torch.nn.functional.one_hot(x, VOCABULARY).float()
+
+
+def test_recall_is_the_share_of_values_that_are_right(monkeypatch):
+    monkeypatch.setattr(recall, "LONG", 7)
+    model = Oracle()
+    assert recall.recall(model, pairs=3, gap=10, count=5) == 1
+    assert model.parts == [7, 7, 2, 5]  # 16 tokens in parts, then those that ask
+    share = recall.recall(Oracle(forgets=True), pairs=8, gap=3, count=64)
+    assert 0.7 < share < 0.8
+    assert recall.recall(Oracle(forgets=True), pairs=8, gap=3, count=64) == share  # the same sequences
+
+
+@pytest.mark.parametrize("rival", RIVALS, ids=lambda rival: rival.name)
+def test_a_model_may_be_read_in_parts_and_knows_nothing_at_first(rival):
+    torch.manual_seed(0)
+    model, tokens = rival.model(), recall.sequences(generator(), 2, 3, 9)
+    with torch.no_grad():
+        whole, _ = model(tokens)
+        first, state = model(tokens[:, :8])
+        second, _ = model(tokens[:, 8:], state)
+    assert (torch.cat([first, second], 1) - whole).norm() < 1e-5 * whole.norm()
+    assert recall.recall(model, 8, 5, 32) < 0.1
+
+
+def test_rivals_are_of_about_one_size():
+    sizes = [rival.model().num_parameters() for rival in RIVALS]
+    assert max(sizes) < 1.17 * min(sizes)
+    assert len({rival.name for rival in RIVALS}) == len(RIVALS)
+    with pytest.raises(UsageError, match=r"^--only must name one of fm, .*, got 'lstm'"):
+        recall.rival_of("lstm")
+
+
+def test_a_state_is_counted_in_numbers_of_a_layer():
+    numbers = {rival.name: rival.model().state_numbers(10) for rival in RIVALS}
+    assert numbers["fm"] == 32 * 128 + 3 * 128 and numbers["fm plain"] == 32 * 128
+    assert numbers["mamba2"] == 4 * 32 * 32 + 3 * (128 + 64)
+    assert numbers["none"] == 2 * 10 * 80 and numbers["none conv"] == 2 * 10 * 80 + 3 * 80
+
+
+def test_a_run_is_the_same_again_and_learns():
+    sizes = recall.TINY._replace(steps=120, pairs=(1,), gap=0, batch=8)
+    runs = [[(step, loss) for step, loss, _ in recall.train(recall.rival_of("fm"), 1, sizes)] for _ in range(2)]
+    other = [(step, loss) for step, loss, _ in recall.train(recall.rival_of("fm"), 2, sizes)]
+    assert runs[0] == runs[1] != other
+    (_, first), (last, loss) = runs[0]
+    assert last == 120 and loss < first
+
+
+def test_gates_are_the_mean_weights_of_each_kind_of_token():
+    torch.manual_seed(0)
+    model = recall.rival_of("fm-sparse 8 of 32").model()
+    rows = recall.gates(model, pairs=3, gap=20, count=4)
+    assert len(rows) == 2 and all(len(layer[kind]) == 32 for layer in rows for kind in recall.KINDS)
+    tokens = recall.sequences(generator(10**6), 4, 3, 20)[:, :26]
+    block = model.blocks[0]
+    routing = block.mixer.route(block.norm(model.embedding(tokens)))
+    dense = torch.zeros(4, 26, 32).scatter(-1, routing.slots, routing.theta)
+    for kind, chosen in (("key", tokens < 64), ("value", (tokens >= 64) & (tokens < 128)), ("filler", tokens >= 128)):
+        assert torch.allclose(torch.tensor(rows[0][kind]), dense[chosen].mean(0), atol=1e-6)
+
+
+def test_a_half_life_is_that_of_the_slots_that_hold_values():
+    assert recall.half_life({"value": [1.0, 1.0], "filler": [0.01, 0.03]}) == pytest.approx(math.log(2) / 0.02)
+    assert recall.half_life({"value": [1.0], "filler": [0.0]}) > 1e11
+
+
+def test_the_table_has_the_mean_and_the_range_over_seeds():
+    def row(seed, share):
+        return {"rival": "mamba2", "seed": seed, "parameters": 5000, "state": 77, "recall": {"8": {"64": share}}}
+
+    text = recall.table({"rows": [row(0, 0.25), row(1, 0.75)]})
+    assert (
+        text.splitlines()[2] == "| Mamba-2, state 4 × 32 × 32 | 5,000 | 77 | 2 | 0.50 (0.25–0.75) | – | – | – | – | – |"
+    )
+    assert recall.cell([1.0]) == "1.00" and recall.cell([None, None]) == "–"
+
+
+def test_only_what_is_missing_is_run(monkeypatch, tmp_path, capsys):
+    class AtOnce:
+        def submit(self, function, *arguments):
+            ran.append(arguments[:2])
+            future = Future()
+            future.set_result(function(*arguments))
+            return future
+
+    ran = []
+    monkeypatch.setattr(recall, "ProcessPoolExecutor", lambda *_: nullcontext(AtOnce()))
+    options = SimpleNamespace(only=["fm"], seeds=2, processes=1)
+    run = recall.Run(recall.EXPERIMENT, tmp_path, True, options)
+    first = recall.measure(run)
+    assert ran == [("fm", 0), ("mamba2", 0), ("none conv", 0)]
+    assert recall.measure(run) == first and len(ran) == 3
+    assert "fm, seed 0" in capsys.readouterr().out
