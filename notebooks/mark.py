@@ -1,9 +1,9 @@
 """`make mark SUBMISSIONS=folder`: run what students handed in, and say what each answer is worth.
 
-SUBMISSIONS/STUDENT/*.ipynb, under the names of the notebooks. Of a submission only the exercise cells count, and cells
-that the student put between them and the check. All else is the teacher's: a check that was deleted or changed is
-there. The answers run in a copy of what was handed out, in a kernel of their own, with limits of time, memory and
-output.
+SUBMISSIONS/STUDENT/*.ipynb, under the names of the notebooks. Of a submission only the exercise cells count. Cells of
+the student's own that stand before the check run as well, if they can. All else is the teacher's: a check that was
+deleted or changed is there. The answers run in a copy of what was handed out, in a kernel of their own, at smoke size,
+with limits of time, memory and output.
 
 A pass is not believed at once. In the same kernel the check must still refuse the open exercise and a wrong answer of
 the teacher's list: an answer that turned the check off is worth nothing. What was found is told beside the marks.
@@ -13,6 +13,7 @@ Written are marks.csv and a page of feedback for each student. The code runs as 
 import argparse
 import csv
 import html
+import os
 import re
 import shutil
 import sys
@@ -32,7 +33,7 @@ from notebooks.run import NOTEBOOKS, read_answers, read_solutions, tagged
 from notebooks.student import graded, hand_out, points
 
 RIGHT = "right"
-PEEKS = re.compile(r"\bsolutions\b|read_solutions|read_answers")
+PEEKS = re.compile(r"""solutions[/\\]|["']solutions|\.solutions|import solutions|read_solutions|read_answers""")
 LIMITS = """
 import resource as _resource
 _resource.setrlimit(_resource.RLIMIT_AS, ({0}, {0}))
@@ -77,12 +78,13 @@ class Client(NotebookClient):
 
 
 class Session:
-    """A kernel in which cells run one after the other; None, or why a cell did not."""
+    """A kernel in which cells run one after the other. `lost` when nothing more can run in it."""
 
     def __init__(self, client: Client):
-        self.client = client
+        self.client, self.lost = client, False
 
     def run(self, source: str) -> str | None:
+        """None, or why the cell did not come to its end."""
         cell = nbformat.v4.new_code_cell(source)
         self.client.nb.cells.append(cell)
         self.client.printed = 0
@@ -91,8 +93,10 @@ class Session:
         except CellExecutionError as error:
             return f"{error.ename}: {error.evalue}".strip(": ")[:2000]
         except (CellTimeoutError, CellControlSignal):
+            self.lost = True
             return f"it ran for more than {self.client.timeout} s"
         except DeadKernelError:
+            self.lost = True
             if self.client.floods:
                 return f"it printed more than {self.client.characters:,} characters"
             return "its kernel ended: perhaps it took too much memory"
@@ -107,7 +111,7 @@ def session(folder: Path, limits: Limits) -> Iterator[Session]:
         nbformat.v4.new_notebook(), timeout=limits.seconds, resources=resources, characters=limits.characters,
         kernel_name="python3", shutdown_kernel="immediate",
     )  # fmt: skip
-    with client.setup_kernel(cwd=str(folder / "notebooks")):
+    with client.setup_kernel(cwd=str(folder / "notebooks"), env={**os.environ, "NOTEBOOK_SMOKE": "1"}):
         live = Session(client)
         if sys.platform != "win32":
             live.run(LIMITS.format(int(limits.gigabytes * 2**30)))
@@ -130,20 +134,20 @@ def exercises(notebook: NotebookNode) -> Iterator[tuple[list[NotebookNode], list
             before.append(cell)
 
 
-def answer(submission: NotebookNode, asked: list[NotebookNode], known: set[str]) -> str | None:
-    """The source of the exercises as handed in, after cells of the student's own that stand before them."""
-    own: list[str] = []
-    found: dict[str, str] = {}
+def answer(submission: NotebookNode, asked: list[NotebookNode], known: set[str]) -> tuple[list[str], str | None]:
+    """Cells of the student's own up to the next that is not, and the source of the exercises; None if one is gone."""
+    ids, own, found = [exercise.id for exercise in asked], [], {}
     for cell in submission.cells:
-        if cell.cell_type == "code":
-            name = cell.metadata.get("nbgrader", {}).get("grade_id", cell.get("id"))
-            if name in {exercise.id for exercise in asked}:
-                found[name] = cell.source
-            elif name not in known and len(found) < len(asked):
-                own.append(cell.source)
-    if found.keys() != {exercise.id for exercise in asked}:
-        return None
-    return "\n\n\n".join([*own, *(found[exercise.id] for exercise in asked)])
+        if cell.cell_type != "code":
+            continue
+        name = cell.metadata.get("nbgrader", {}).get("grade_id", cell.get("id"))
+        if name in ids:
+            found[name] = cell.source
+        elif name not in known:
+            own.append(cell.source)
+        elif len(found) == len(ids):  # the check, or what follows it
+            break
+    return own, "\n\n\n".join(found[name] for name in ids) if len(found) == len(ids) else None
 
 
 def mark(student: str, handed_in: Path, original: Path, folder: Path, limits: Limits, seed: int = 0) -> list[Mark]:
@@ -164,63 +168,88 @@ def mark(student: str, handed_in: Path, original: Path, folder: Path, limits: Li
     with _Sessions(folder, limits) as sessions:
         for before, asked, check in groups:
             ran += [cell.source for cell in before]
-            given = answer(submission, asked, known)
+            own, given = answer(submission, asked, known)
             if given is None:
                 marks.append(result(asked, check, "there is no cell for this exercise"))
                 continue
             note = "" if checks.get(check.id) == check.source else "its check is gone or changed"
-            if PEEKS.search(given):
+            if PEEKS.search("\n".join([*own, given])):
                 marks.append(result(asked, check, "it names the solutions", "names the solutions"))
                 continue
-            live = sessions.after(ran)
+            try:
+                live = sessions.after(ran, own)
+            except TeachersCellFailed as error:
+                marks.append(result(asked, check, "it could not be marked", str(error)))
+                continue
             what = live.run(given) or live.run(check.source) or RIGHT
-            if what == RIGHT and (trick := _believes_anything(live, original, asked, check)):
-                what, note = trick, "turned the check off"
-            elif (
-                what == RIGHT and given.strip() == "\n\n\n".join(read_solutions(original)[e.id] for e in asked).strip()
-            ):
+            if what == RIGHT and _believes_anything(live, original, asked, check):
+                what, note = "the check accepts anything after this answer", "turned the check off"
+                live.lost = True
+            elif what == RIGHT and given.strip() == _solution(original, asked):
                 note = f"{note}; word for word the solution".strip("; ")
             marks.append(result(asked, check, what, note))
-            if what != RIGHT and not what.startswith("AssertionError"):
-                sessions.restart()  # what hangs, floods or dies takes nothing with it
     return marks
 
 
+def _solution(original: Path, asked: list[NotebookNode]) -> str:
+    solutions = read_solutions(original)
+    return "\n\n\n".join(solutions[exercise.id] for exercise in asked).strip()
+
+
+class TeachersCellFailed(Exception):
+    """A cell that is not the student's did not come to its end, in a kernel of its own either."""
+
+
 class _Sessions:
-    """A kernel that has run the teacher's cells so far; a new one after `restart`."""
+    """A kernel in which the cells of the teacher and of the student have run so far; another once it is lost."""
 
     def __init__(self, folder: Path, limits: Limits):
-        self.folder, self.limits, self.live, self.context, self.done = folder, limits, None, None, 0
+        self.folder, self.limits, self.live, self.context = folder, limits, None, None
+        self.done, self.touched = 0, False  # cells of the teacher's; whether any of the student's has run
+        self.own: set[str] = set()  # cells of the student's that have run
+        self.bad: set[str] = set()  # and those that cost a kernel
 
     def __enter__(self) -> "_Sessions":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.restart()
-
-    def after(self, sources: list[str]) -> Session:
-        if self.live is None:
-            self.context = session(self.folder, self.limits)
-            self.live, self.done = self.context.__enter__(), 0
-        for source in sources[self.done :]:
-            if problem := self.live.run(source):
-                raise RuntimeError(f"a cell of the teacher's failed: {problem}\n{source}")
-        self.done = len(sources)
-        return self.live
-
-    def restart(self) -> None:
         if self.context is not None:
             self.context.__exit__(None, None, None)
         self.live = self.context = None
 
+    def after(self, teachers: list[str], own: list[str]) -> Session:
+        live = self._live()
+        for source in teachers[self.done :]:
+            if problem := live.run(source):
+                if not self.touched:
+                    raise TeachersCellFailed(f"{problem} in {source!r}")
+                live.lost = True  # something of the student's is in its way
+                return self.after(teachers, own)
+            self.done += 1
+        self.touched = True
+        for source in own:
+            if source not in self.own | self.bad:
+                live.run(source)  # what it gives is seen in the answer
+                if live.lost:
+                    self.bad.add(source)
+                    return self.after(teachers, own)
+                self.own.add(source)
+        return live
 
-def _believes_anything(live: Session, original: Path, asked: list[NotebookNode], check: NotebookNode) -> str | None:
+    def _live(self) -> Session:
+        if self.live is None or self.live.lost:
+            self.__exit__()
+            self.done, self.touched, self.own = 0, False, set()
+            self.context = session(self.folder, self.limits)
+            self.live = self.context.__enter__()
+        return self.live
+
+
+def _believes_anything(live: Session, original: Path, asked: list[NotebookNode], check: NotebookNode) -> bool:
     """Whether the check, in this kernel, accepts what it must refuse: the open exercise, a wrong answer."""
     wrong = [other.source for other in read_answers(original) if other.exercise == asked[-1].id and not other.right]
-    for source in ["\n\n\n".join(exercise.source for exercise in asked), *wrong[:1]]:
-        if live.run(source) is None and live.run(check.source) is None:
-            return "the check accepts anything after this answer"
-    return None
+    tries = ["\n\n\n".join(exercise.source for exercise in asked), *wrong[:1]]
+    return any(live.run(source) is None and live.run(check.source) is None for source in tries)
 
 
 def mark_all(submissions: Path, out: Path, limits: Limits, seed: int = 0) -> list[Mark]:

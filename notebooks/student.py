@@ -20,14 +20,17 @@ ROOT = FOLDER.parent
 # What a reader of the notebooks needs; solutions and the tools of a teacher are not among it.
 HANDED_OUT = ("reference", "fast", "layers", "lm", "verify", "experiments", "notebooks", "docs", "README.md", "LICENSE",
               "pyproject.toml", "requirements.txt")  # fmt: skip
-KEPT_BACK = ("solutions", "student.py", "mark.py", "__pycache__", "*.part")
+KEPT_BACK = ("solutions", "student.py", "mark.py", "__pycache__", ".ipynb_checkpoints", "*.part")
 POINTS = 2
 SEED = re.compile(r"(manual_seed\()(\d+)(\))")
+POINTER = re.compile(r"\s*Solutions:\s*\[solutions/[^\]]*\]\([^)]*\)\.")
 
 
 def graded(notebook: NotebookNode, seed: int = 0) -> NotebookNode:
     """The notebook as it is handed out: exercises open, checks locked and worth points, no output of either."""
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = POINTER.sub("", cell.source)
         if tagged(cell, "exercise"):
             cell.metadata["nbgrader"] = _cell(cell, solution=True)
         elif tagged(cell, "check"):

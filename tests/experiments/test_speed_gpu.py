@@ -391,7 +391,7 @@ def test_the_command_ends_in_time_and_needs_nothing_but_torch_triton_and_numpy(t
         "    sys.modules[name] = None\n",
         encoding="utf-8",
     )
-    done, record = tiny(tmp_path, "--minutes", "0.2", PYTHONPATH=f"{tmp_path / 'without'}{os.pathsep}{frame.ROOT}")
+    done, record = tiny(tmp_path, "--minutes", "0.05", PYTHONPATH=f"{tmp_path / 'without'}{os.pathsep}{frame.ROOT}")
     assert done.returncode == 0, done.stdout + done.stderr
     rows, missing = record["rows"], record["not measured"]
     assert rows and missing and len(rows) + len(missing) > 70

@@ -9,7 +9,7 @@ import pytest
 from notebooks import mark, run, student
 from notebooks.mark import RIGHT, Limits
 
-code, LIMITS = nbformat.v4.new_code_cell, Limits(seconds=3, gigabytes=4, characters=2000)
+code, LIMITS = nbformat.v4.new_code_cell, Limits(seconds=2, gigabytes=4, characters=2000)
 CHECK = """import random
 
 def verdict(got):
@@ -76,14 +76,35 @@ def test_one_right_and_one_wrong_answer_are_told_apart(original):
 
 
 def test_cells_of_ones_own_come_along(original):
-    first, second = marks(original, "def twice(x):\n    return own(x)", extra=["def own(x):\n    return 2 * x"])
+    """Before the exercise and behind it; what they spoil is theirs alone."""
+    path = hand_in(original, "def twice(x):\n    return own(x) + also(x)", extra=["def own(x):\n    return x"])
+    notebook = nbformat.read(path, 4)
+    places = [cell.id for cell in notebook.cells]
+    notebook.cells.insert(places.index("twice") + 1, code("# two solutions.\ndef also(x):\n    return x"))
+    notebook.cells.insert(0, code("while True:\n    pass"))
+    notebook.cells.insert(0, code("an error"))
+    nbformat.write(notebook, path)
+    first, second = mark.mark("ann", path, original, original.parent.parent / "copy", LIMITS)
     assert first.what == second.what == RIGHT
+
+
+def test_what_is_in_the_way_of_the_lesson_is_left_behind(original):
+    """An answer that spoils a cell of the teacher's costs no more than itself."""
+    notebook = nbformat.read(original, 4)
+    notebook.cells.insert(3, code("assert math.pi > 3", id="between"))
+    nbformat.write(notebook, original)
+    first, second = marks(original, "def twice(x):\n    return 2 * x\nmath.pi = 0")
+    assert first.what == second.what == RIGHT
+    notebook.cells[3].source = "assert math.pi > 4"
+    nbformat.write(notebook, original)
+    first, second = marks(original, "def twice(x):\n    return 2 * x")
+    assert first.what == RIGHT and second.what == "it could not be marked" and "AssertionError" in second.note
 
 
 @pytest.mark.parametrize(
     "answer, what",
     [
-        ("while True:\n    pass", "it ran for more than 3 s"),
+        ("while True:\n    pass", "it ran for more than 2 s"),
         ("def twice(x):\n    while True:\n        print(x)", "it printed more than 2,000 characters"),
         ("import os\nos._exit(1)", "its kernel ended"),
         ("x = bytearray(6 * 2**30)", "MemoryError"),
@@ -164,8 +185,13 @@ def test_what_is_handed_out_has_no_solutions(tmp_path):
                 assert new.metadata.nbgrader.points > 0 and new.metadata.nbgrader.locked and not new.outputs
                 for seed in student.SEED.findall(old.source):
                     assert f"manual_seed({int(seed[1]) + 3000})" in new.source
-            else:
+            elif old.cell_type == "code":
                 assert new.source == old.source
+            else:
+                assert "solutions/" not in new.source and new.source in (
+                    old.source,
+                    student.POINTER.sub("", old.source),
+                )
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path, monkeypatch, capsys):

@@ -24,7 +24,6 @@ VARIANTS = {
     "dense, rates per slot": (FactorizationMemory, DenseConfig(num_slots=5, rates="slot", temperature=0.5)),
     "sparse": (FactorizationMemory, SparseConfig(num_slots=7, slot_width=6, top_k=3)),
     "sparse, rates per slot": (FactorizationMemory, SparseConfig(num_slots=7, top_k=2, rates="slot", conv=2)),
-    "attention, no positions": (Attention, AttentionConfig(head_width=4, positions="none")),
     "attention, alibi": (Attention, AttentionConfig(head_width=4, positions="alibi")),
     "mamba2, groups": (Mamba2, Mamba2Config(state_width=3, head_width=4, num_groups=2, conv=1)),
     "mamba2, no convolution": (Mamba2, Mamba2Config(state_width=3, head_width=4, conv=0)),
