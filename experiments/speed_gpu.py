@@ -50,9 +50,9 @@ CHECKED = [5] if TINY else [1, 63, 257, 4096]  # T
 LARGE = (1, 40, 3, 5) if TINY else (2, 1 << 20, 64, 1024)  # B T M D = 2^37 numbers, B T D = 2^31, 2^16 chunks
 LARGE_SPARSE = (1, 40, 3, 2, 5) if TINY else (2, 1 << 20, 64, 2, 1024)  # B, T, M, K, D; B T K D = 2^32 numbers
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Of verify's cases at first a few sizes, each of which compiles anew: none divides by 16. The rest comes last.
 FORMS = ("step",) if TINY else ("dense", "sparse", "step")  # the tests of verify have the others interpreted
 VERIFIED = {name: () if TINY and name != "float32" else FORMS for name in DTYPES}
+# Kernels compile anew for each kind of size, so verify's cases have few at first, which 16 does not divide.
 FEW_SIZES = {"lengths": "5", "widths": "8", "slots": "3"} if TINY else {"lengths": "33", "widths": "100", "slots": "37"}
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 SPEED_DTYPE = torch.float32 if TINY else torch.bfloat16
