@@ -75,16 +75,16 @@ def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
     h = dense.initial_state if dense.initial_state is not None else torch.zeros(case.state_shape()).double()
     leaves = (dense.theta, 1 - dense.theta, dense.phi, dense.value.abs(), h.abs())
     write, keep, phi, value, start = leaves = [v.detach().clone().requires_grad_() for v in leaves]
-    s, total, ys = h.norm(dim=-1), start, []
-    for t in range(value.shape[1]):
-        k, w = keep[:, t, :, None], write[:, t, :, None]
-        h = (k * h + w * dense.value[:, t, None]).detach()
-        s = (k[..., 0] * s + w[..., 0] * value[:, t, None].norm(dim=-1)).detach()
-        mean_square = (h.square().sum(-1) - unit * s.square()).clamp(min=0) / h.shape[-1] + case.eps
-        weight = (1 + s.square() / h.shape[-1] / mean_square) * mean_square.rsqrt()
-        total = k * total + w * value[:, t, None]
-        ys.append(((phi[:, t] * weight)[..., None] * total).sum(-2))
-    y = torch.stack(ys, 1) if ys else torch.zeros_like(value)
+    gates = keep[..., None]
+    with torch.no_grad():
+        lengths = torch.cat([dense.value, dense.value.norm(dim=-1, keepdim=True)], -1)  # h, and s beside it
+        first = torch.cat([h, h.norm(dim=-1, keepdim=True)], -1)
+        h, s = _recurrence(gates, write[..., None] * lengths[:, :, None], first).split([h.shape[-1], 1], -1)
+        mean_square = (h.square().sum(-1) - unit * s[..., 0].square()).clamp(min=0) / h.shape[-1] + case.eps
+        weight = (1 + s[..., 0].square() / h.shape[-1] / mean_square) * mean_square.rsqrt()
+    totals = _recurrence(gates, write[..., None] * value[:, :, None], start)
+    total = totals[:, -1] if totals.shape[1] else start
+    y = ((phi * weight)[..., None] * totals).sum(-2)
     anywhere = on_y.norm(dim=-1, keepdim=True)  # the norm couples all numbers of a slot
     loss = (y * anywhere).sum() + (total * on_state.abs()).sum()
     dwrite, dkeep, dphi, dvalue, dstart = torch.autograd.grad(loss, leaves, materialize_grads=True)
@@ -99,3 +99,11 @@ def sizes(case: Case, on_y: Tensor, on_state: Tensor) -> dict[str, Tensor]:
         "dvalue": dvalue,
         "dinitial_state": dstart,
     }
+
+
+def _recurrence(keep: Tensor, written: Tensor, state: Tensor) -> Tensor:
+    """What a state is after each token: keep [B, T, M, 1], written [B, T, M, D], state [B, M, D] -> [B, T, M, D]."""
+    states = []
+    for k, w in zip(keep.unbind(1), written.unbind(1), strict=True):
+        states.append(state := torch.addcmul(w, k, state))
+    return torch.stack(states, 1) if states else torch.zeros_like(written)

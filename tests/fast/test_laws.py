@@ -5,6 +5,8 @@ values, final state and all gradients, number by number, to the tolerance of the
 """
 
 import importlib
+from contextlib import contextmanager
+from itertools import product
 from unittest.mock import patch
 
 import pytest
@@ -24,21 +26,35 @@ TORCH_STEPS = importlib.import_module("fast.step")  # fast.step is a function
 
 
 def law(*backends, **how):
-    """A test for each of the backends, on cases(form, **how), of what a function of (case, run, draw) asserts.
+    """A test for each form, on cases(form, **how), of what a function of (case, run, draw) asserts of its backends.
 
     run computes a whole sequence. The function and how stay within reach, for backends that are tested apart.
     """
+    forms = {form: [name for of, name in backends if of == form] for form, _ in backends}
 
     def decorate(holds):
-        def test(form, backend, data):
-            holds(data.draw(cases(**{"form": form, **how})), whole(backend), data.draw)
+        def test(form, data):
+            case = data.draw(cases(**{"form": form, **how}))
+            for backend in forms[form]:
+                with named(backend):
+                    holds(case, whole(backend), data.draw)
 
         test.__name__ = holds.__name__  # hypothesis draws by it
-        test = pytest.mark.parametrize("form, backend", backends)(given(st.data())(test))
+        test = pytest.mark.parametrize("form", forms)(given(st.data())(test))
         test.holds, test.how = holds, how
         return test
 
     return decorate
+
+
+@contextmanager
+def named(way):
+    """What is raised says of which way it is. All ways are held to a case in turn: what is right of it costs most."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"of {way}")
+        raise
 
 
 @law(*DENSE, *SPARSE)
@@ -84,13 +100,14 @@ def test_packed_sequences_are_separate_sequences(case, run, draw):
 
 
 @pytest.mark.parametrize("form", ["dense", "sparse"])
-@pytest.mark.parametrize("module", [reference, fast, TORCH_STEPS], ids=["loop", "chosen", "torch"])
-@pytest.mark.parametrize("name", ["step", "step_"])
 @given(st.data())
-def test_decode_steps_are_a_prefill(form, module, name, data):
+def test_decode_steps_are_a_prefill(form, data):
     """Those of the loop, those that fast takes, and those of torch, which a derivative or a graph needs."""
-    if (step := getattr(module, ("sparse_" if form == "sparse" else "") + name, None)) is not None:
-        check(data.draw(cases(form)), steps(step), differentiate=name != "step_")
+    case = data.draw(cases(form))
+    for name, module in product(("step", "step_"), (reference, fast, TORCH_STEPS)):
+        if (step := getattr(module, ("sparse_" if form == "sparse" else "") + name, None)) is not None:
+            with named(f"{module.__name__}.{step.__name__}"):
+                check(case, steps(step), differentiate=name != "step_")
 
 
 @law(*SPARSE, ("sparse", "loop"), form="dense")
