@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -44,7 +44,10 @@ LAYERS = 2
 
 @dataclass(frozen=True)
 class Rival:
-    """A mixer with its options, and how it is trained. conv: tokens of a short convolution before it."""
+    """A mixer with its options, and how it is trained. conv: tokens of a short convolution before it.
+
+    of: the rival that this one is but for its learning rate. It has one run, by which the rate was chosen.
+    """
 
     name: str
     title: str
@@ -54,6 +57,7 @@ class Rival:
     conv: int = 0
     lr: float = 3e-3
     farthest: int = 1 << 16  # attention looks at all tokens, so its time grows with the square
+    of: str = ""
 
     def model(self) -> "Model":
         return Model(self)
@@ -61,26 +65,30 @@ class Rival:
 
 _NEAR = {"farthest": 1 << 12, "width": 80}  # as many parameters take more width where there are fewer projections
 _PLAIN = {"num_slots": 32, "conv": 0, "gate": False, "expansion": None, "slot_width": 128}
-_MAMBA = {"state_width": 32, "head_width": 32}
-RIVALS = (
+_COMPARED = (
     Rival("fm", "FM, 32 slots", "fm", {"num_slots": 32}),
-    Rival("fm plain", "FM, 32 slots, no convolution, no gate", "fm", _PLAIN, width=80),
-    Rival("fm 16", "FM, 16 slots", "fm", {"num_slots": 16}),
     Rival("fm-sparse 8 of 32", "FM, 8 of 32 slots", "fm-sparse", {"num_slots": 32, "top_k": 8}),
-    Rival("fm-sparse 4 of 16", "FM, 4 of 16 slots", "fm-sparse", {"num_slots": 16, "top_k": 4}),
-    Rival("mamba2", "Mamba-2, state 4 × 32 × 32", "mamba2", _MAMBA),
-    Rival("mamba2 slow", "Mamba-2, learning rate 0.001", "mamba2", _MAMBA, lr=1e-3),
-    Rival("mamba2 quick", "Mamba-2, learning rate 0.01", "mamba2", _MAMBA, lr=1e-2),
+    Rival("mamba2", "Mamba-2, state 4 × 32 × 32", "mamba2", {"state_width": 32, "head_width": 32}),
     *(
         Rival(
             f"{kind}{' conv' if conv else ''}",
             f"Transformer, {title}{', a convolution before it' if conv else ''}",
-            "transformer", {"head_width": 40, "positions": kind}, conv=conv, **_NEAR,
+            "transformer", {"head_width": 20, "positions": kind}, conv=conv, **_NEAR,
         )
-        for kind, title in (("rotary", "rotary positions"), ("none", "no positions"), ("alibi", "ALiBi"))
         for conv in (0, 4)
+        for kind, title in (("rotary", "rotary positions"), ("none", "no positions"), ("alibi", "ALiBi"))
     ),
+    Rival("fm plain", "FM, 32 slots, no convolution, no gate", "fm", _PLAIN, width=80),
+    Rival("fm 16", "FM, 16 slots", "fm", {"num_slots": 16}),
+    Rival("fm-sparse 4 of 16", "FM, 4 of 16 slots", "fm-sparse", {"num_slots": 16, "top_k": 4}),
 )  # fmt: skip
+RATES = (1e-3, 1e-2)  # searched beside the 3e-3 that all have
+RIVALS = _COMPARED + tuple(
+    replace(rival, name=f"{rival.name} {rate:g}", lr=rate, of=rival.name)
+    for rival in _COMPARED
+    for rate in RATES
+    if rival.name in ("fm", "fm-sparse 8 of 32", "mamba2", "rotary")
+)
 
 
 class Sizes(NamedTuple):
@@ -285,6 +293,7 @@ def measure(run: Run) -> dict:
     result = run.resume({"about": about(None, **{"steps": sizes.steps, "sequences a step": sizes.batch}), "rows": []})
     done = {(row["rival"], row["seed"]) for row in result["rows"]}
     wanted = [(name, seed) for seed in seeds for name in names if (name, seed) not in done]
+    wanted = [(name, seed) for name, seed in wanted if not (rival_of(name).of and seed)]
     order = {rival.name: i for i, rival in enumerate(RIVALS)}
     with ProcessPoolExecutor(options.processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         for ended in as_completed([pool.submit(one_run, *which, sizes) for which in wanted]):
@@ -304,8 +313,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def by_rival(result: dict) -> list[tuple[Rival, list[dict]]]:
-    """The rivals that have runs, in the order of RIVALS."""
-    rows = [(rival, [row for row in result["rows"] if row["rival"] == rival.name]) for rival in RIVALS]
+    """Those compared that have runs, in the order of RIVALS."""
+    rows = [(rival, [row for row in result["rows"] if row["rival"] == rival.name]) for rival in _COMPARED]
     return [(rival, of_it) for rival, of_it in rows if of_it]
 
 
@@ -318,6 +327,23 @@ def table(result: dict) -> str:
         shares = [[row["recall"][str(SHOWN)].get(gap) for row in rows] for gap in gaps]
         state = "grows" if rival.mixer == "transformer" else f"{rows[0]['state']:,}"
         cells = [rival.title, f"{rows[0]['parameters']:,}", state, str(len(rows)), *map(cell, shares)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rates(result: dict) -> str:
+    """What learning rates give: the loss of the last steps and recall after the longest gap of training, seed 0."""
+    rows = {row["rival"]: row for row in result["rows"] if row["seed"] == 0}
+    searched = dict.fromkeys(rival.of for rival in RIVALS if rival.of and rival.name in rows and rival.of in rows)
+    head = ["seed 0: recall after 64 (the loss of the last 100 steps)"]
+    every = sorted({rival.lr for rival in RIVALS})
+    lines = [f"| {' | '.join([*head, *(f'{rate:g}' for rate in every)])} |", "| --- " * (1 + len(every)) + "|"]
+    for name in searched:
+        cells = [rival_of(name).title]
+        for rate in every:
+            row = rows.get(name if rate == rival_of(name).lr else f"{name} {rate:g}")
+            found = row and f"{row['recall'][str(SHOWN)]['64']:.2f} ({row['curve'][-1][1]:.3f})"
+            cells.append(found or "–")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -365,4 +391,4 @@ def draw(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110, format="png")
 
 
-EXPERIMENT = Experiment("recall", measure, {"": table}, {"recall.png": draw}, options=options)
+EXPERIMENT = Experiment("recall", measure, {"shares": table, "rates": rates}, {"recall.png": draw}, options=options)
