@@ -152,7 +152,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """tokens [B, T] -> what the last norm gives [B, T, width], and the state; `logits` reads it."""
+    """tokens [B, T] -> what the last norm gives [B, T, width], and the state; `head` makes logits of it."""
 
     def __init__(self, rival: Rival):
         super().__init__()
@@ -160,6 +160,7 @@ class Model(nn.Module):
         nn.init.normal_(self.embedding.weight, std=rival.width**-0.5)
         self.blocks = nn.ModuleList(Block(rival) for _ in range(LAYERS))
         self.norm = nn.RMSNorm(rival.width, 1e-6)
+        self.head = nn.Linear(rival.width, VOCABULARY, bias=False)  # tied to the embedding, some seeds never learn
 
     def forward(self, tokens: Tensor, state: list | None = None) -> tuple[Tensor, list]:
         x, states = self.embedding(tokens), []
@@ -169,9 +170,6 @@ class Model(nn.Module):
             x, new = block(x, old)
             states.append(new)
         return self.norm(x), states
-
-    def logits(self, x: Tensor) -> Tensor:
-        return x @ self.embedding.weight.T
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
@@ -198,7 +196,7 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
         tokens = sequences(generator, sizes.batch, pairs, gap)
         _, right = answers(tokens, pairs)
         x, _ = model(tokens[:, :-1])
-        loss = F.cross_entropy(model.logits(x[:, 1 - 2 * pairs :: 2]).flatten(0, 1), right.flatten())
+        loss = F.cross_entropy(model.head(x[:, 1 - 2 * pairs :: 2]).flatten(0, 1), right.flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
@@ -219,7 +217,7 @@ def recall(model: Model, pairs: int, gap: int, count: int) -> float:
     for part in tokens[:, : -2 * pairs].split(LONG, 1):
         _, state = model(part, state)
     x, _ = model(asks, state)
-    return (model.logits(x[:, ::2]).argmax(-1) == right).double().mean().item()
+    return (model.head(x[:, ::2]).argmax(-1) == right).double().mean().item()
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ class Oracle:
                     tables[b][last] = token
         return x, tables
 
-    def logits(self, x):
+    def head(self, x):
         return torch.nn.functional.one_hot(x, VOCABULARY).float()
 
 
