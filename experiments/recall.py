@@ -2,7 +2,8 @@
 
 A sequence names N different keys, each followed by its value. G random fillers come next, then the N keys again, in
 another order and each followed by its value. What counts are the N values at the end. A model is trained on gaps of 0
-to 64 tokens, and asked after up to 65,536. All models have two layers and no MLP, and about as many parameters.
+to 64 tokens, and asked after up to 65,536. All models have two layers and no MLP, and about as many parameters. They
+are also asked what none was trained for: a phrase that repeats, other pairs between, keys whose value changes.
 
 Every run is stored as it ends, and a later call goes on from there. Runs differ in their seed: of the weights, and of
 the sequences that they are trained on. All are tested on the same sequences.
@@ -91,6 +92,13 @@ RIVALS = _COMPARED + tuple(
 )
 
 
+WORDS = {  # what no model was trained for
+    "phrase": "8 pairs, a phrase of 8 fillers repeats for {gap:,} tokens",
+    "pairs": "4 pairs, then {others} pairs of other keys",
+    "told again": "4 pairs told twice, the last value counts; {gap} fillers",
+}
+
+
 class Sizes(NamedTuple):
     steps: int
     batch: int
@@ -104,13 +112,19 @@ class Sizes(NamedTuple):
 FULL = Sizes(2000, 64, (2, 4, 8), 64, (4, 8, 16), (0, 16, 64, 256, 1024, 4096, 16384, 65536), 64)
 TINY = Sizes(2, 4, (2, 3), 5, (2, 8), (0, 9), 4)
 LONG = 4096
+HARDER = (  # kind, pairs, gap
+    ("phrase", 8, 1024), ("pairs", 4, 8), ("pairs", 4, 32), ("pairs", 4, 128), ("told again", 4, 64),
+)  # fmt: skip
 
 
 # --- sequences -------------------------------------------------------------------------------------------------
 
 
-def sequences(generator: torch.Generator, count: int, pairs: int, gap: int) -> Tensor:
-    """Tokens [count, 4 pairs + gap]: pairs, fillers, pairs in another order.
+def sequences(generator: torch.Generator, count: int, pairs: int, gap: int, kind: str = "fillers") -> Tensor:
+    """Tokens [count, 4 pairs + gap]: pairs, a gap, the pairs in another order.
+
+    kind: what the gap is. "fillers" are random, a "phrase" of eight fillers repeats, "pairs" are of other keys, and
+    "told again" are random fillers after all keys have been told twice: the sequence is 2 pairs longer.
 
     >>> tokens = sequences(torch.Generator().manual_seed(0), 1, pairs=2, gap=3)
     >>> tokens.shape, sorted(tokens[0, 0:4:2].tolist()) == sorted(tokens[0, 7::2].tolist())
@@ -120,12 +134,23 @@ def sequences(generator: torch.Generator, count: int, pairs: int, gap: int) -> T
     def shuffled(size: int) -> Tensor:
         return torch.rand(count, size, generator=generator).argsort(-1)
 
-    keys = shuffled(KEYS)[:, :pairs]
-    values = KEYS + torch.randint(VALUES, (count, pairs), generator=generator)
-    fillers = KEYS + VALUES + torch.randint(FILLERS, (count, gap), generator=generator)
-    told = torch.stack([keys, values], -1)
-    asked = told.gather(1, shuffled(pairs)[..., None].expand_as(told))
-    return torch.cat([told.flatten(1), fillers, asked.flatten(1)], 1)
+    def of(first: int, *shape: int) -> Tensor:
+        return first + torch.randint(VALUES, (count, *shape), generator=generator)
+
+    order = shuffled(KEYS)
+    told = torch.stack([order[:, :pairs], of(KEYS, pairs)], -1)
+    if kind == "pairs":
+        others = order[:, pairs:].repeat(1, 1 + gap // KEYS)[:, : (gap + 1) // 2]
+        between = torch.stack([others, of(KEYS, others.shape[1])], -1).flatten(1)[:, :gap]
+    elif kind == "phrase":
+        between = of(KEYS + VALUES, 8).repeat(1, 1 + gap // 8)[:, :gap]
+    else:
+        between = of(KEYS + VALUES, gap)
+    parts = [told.flatten(1), between, told.gather(1, shuffled(pairs)[..., None].expand_as(told)).flatten(1)]
+    if kind == "told again":
+        before = told.gather(1, shuffled(pairs)[..., None].expand_as(told))
+        parts.insert(0, torch.stack([before[..., 0], of(KEYS, pairs)], -1).flatten(1))
+    return torch.cat(parts, 1)
 
 
 def answers(tokens: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
@@ -209,9 +234,9 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
 
 
 @torch.no_grad()
-def recall(model: Model, pairs: int, gap: int, count: int) -> float:
+def recall(model: Model, pairs: int, gap: int, count: int, kind: str = "fillers") -> float:
     """The share of values that are right."""
-    tokens = sequences(torch.Generator().manual_seed(10**6 + 1000 * pairs + gap), count, pairs, gap)
+    tokens = sequences(torch.Generator().manual_seed(10**6 + 1000 * pairs + gap), count, pairs, gap, kind)
     asks, right = answers(tokens, pairs)
     state = None
     for part in tokens[:, : -2 * pairs].split(LONG, 1):
@@ -259,13 +284,18 @@ def one_run(name: str, seed: int, sizes: Sizes) -> dict:
     shares = {
         str(pairs): {
             str(gap): recall(model, pairs, gap, sizes.sequences // (4 if gap >= LONG else 1))
-            for gap in sizes.gaps if gap <= rival.farthest
+            for gap in sizes.gaps if gap <= (rival.farthest if pairs == SHOWN else LONG)
         }
         for pairs in sizes.asked
     }  # fmt: skip
+    harder = [
+        {"kind": kind, "pairs": pairs, "gap": gap, "recall": recall(model, pairs, gap, sizes.sequences, kind)}
+        for kind, pairs, gap in HARDER if gap <= max(sizes.gaps)
+    ]  # fmt: skip
     row = {
         "rival": name, "seed": seed, "parameters": model.num_parameters(), "state": model.state_numbers(1024),
         "seconds": round(time.perf_counter() - began, 1), "curve": curve, "recall": shares,
+        "harder": harder,
     }  # fmt: skip
     if isinstance(cast(Block, model.blocks[0]).mixer, FactorizationMemory):
         row["gates"] = gates(model)
@@ -346,6 +376,32 @@ def rates(result: dict) -> str:
     return "\n".join(lines)
 
 
+def harder(result: dict) -> str:
+    """Shares of right values where the gap or the telling is of a kind that no model was trained for."""
+    asked = result["rows"][0]["harder"]
+    head = [WORDS[row["kind"]].format(gap=row["gap"], others=row["gap"] // 2) for row in asked]
+    lines = [f"| {' | '.join(['', *head])} |", "| --- " * (1 + len(head)) + "|"]
+    for rival, rows in by_rival(result):
+        cells = [[row["harder"][i]["recall"] for row in rows] for i in range(len(asked))]
+        lines.append(f"| {' | '.join([rival.title, *map(cell, cells)])} |")
+    return "\n".join(lines)
+
+
+def waste(result: dict) -> str:
+    """What fillers do to the slots of each FM, by layer, beside what was measured."""
+    head = ["run", "half-life by layer, from θ", "fillers' writing that one slot takes", "recall after 1,024", "65,536"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for rival, rows in by_rival(result):
+        for row in rows:
+            if "gates" in row:
+                lives = ", ".join(f"{half_life(layer):,.0f}" for layer in row["gates"])
+                shares = ", ".join(f"{max(layer['filler']) / sum(layer['filler']):.0%}" for layer in row["gates"])
+                far = [row["recall"][str(SHOWN)].get(gap) for gap in ("1024", "65536")]
+                cells = [f"{rival.title}, seed {row['seed']}", lives, shares, *(cell([share]) for share in far)]
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def cell(shares: list[float | None]) -> str:
     found = [share for share in shares if share is not None]
     if not found:
@@ -389,4 +445,5 @@ def draw(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110, format="png")
 
 
-EXPERIMENT = Experiment("recall", measure, {"shares": table, "rates": rates}, {"recall.png": draw}, options=options)
+TABLES = {"shares": table, "waste": waste, "harder": harder, "rates": rates}
+EXPERIMENT = Experiment("recall", measure, TABLES, {"recall.png": draw}, options=options)

@@ -34,6 +34,28 @@ def test_what_is_told_is_asked_in_another_order(count, pairs, gap, seed):
     assert torch.equal(right, tokens[:, 2 * pairs + gap + 1 :: 2])
 
 
+@given(pairs=st.integers(1, 9), gap=st.integers(0, 150), seed=st.integers(0, 99))
+def test_other_kinds_of_gaps_ask_for_what_was_told_last(pairs, gap, seed):
+    made = {kind: recall.sequences(generator(seed), 1, pairs, gap, kind)[0].tolist() for kind in recall.WORDS}
+    assert {kind: len(tokens) - 4 * pairs - gap for kind, tokens in made.items()} == {
+        "phrase": 0, "pairs": 0, "told again": 2 * pairs
+    }  # fmt: skip
+    for kind, tokens in made.items():
+        first, asked = tokens[: len(tokens) - 2 * pairs - gap], tokens[len(tokens) - 2 * pairs :]
+        last = dict(zip(first[::2], first[1::2], strict=True))  # a later value replaces the one before
+        assert len(last) == pairs and dict(zip(asked[::2], asked[1::2], strict=True)) == last, kind
+        between = tokens[len(first) : len(first) + gap]
+        if kind == "pairs":
+            assert not set(between[::2]) & set(last) and all(key < KEYS for key in between[::2])
+            assert all(KEYS <= value < KEYS + VALUES for value in between[1::2])
+        else:
+            assert all(token >= KEYS + VALUES for token in between)
+    told = made["told again"][: 4 * pairs]
+    assert set(told[: 2 * pairs : 2]) == set(told[2 * pairs :: 2])
+    phrase = made["phrase"][2 * pairs : 2 * pairs + gap]
+    assert phrase[8:] == phrase[:-8]
+
+
 def test_all_tokens_and_orders_come_up():
     tokens = recall.sequences(generator(), 2000, 2, 3)
     told, fillers, asked = tokens[:, :4], tokens[:, 4:7], tokens[:, 7:]
