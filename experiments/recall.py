@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.frame import Experiment, Run, UsageError, about
+from experiments.variants import NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
 from layers import MIXERS, FactorizationMemory
 from layers.short_convolution import ShortConvolution
 from lm.plots import STYLES, TEXT
@@ -59,6 +60,7 @@ class Rival:
     lr: float = 3e-3
     farthest: int = 1 << 16  # attention looks at all tokens, so its time grows with the square
     of: str = ""
+    module: type[nn.Module] | None = None  # in place of the mixer's, of which it is a variant
 
     def model(self) -> "Model":
         return Model(self)
@@ -66,8 +68,9 @@ class Rival:
 
 _NEAR = {"farthest": 1 << 12, "width": 80}  # as many parameters take more width where there are fewer projections
 _PLAIN = {"num_slots": 32, "conv": 0, "gate": False, "expansion": None, "slot_width": 128}
+_FM = {"num_slots": 32}
 _COMPARED = (
-    Rival("fm", "FM, 32 slots", "fm", {"num_slots": 32}),
+    Rival("fm", "FM, 32 slots", "fm", _FM),
     Rival("fm-sparse 8 of 32", "FM, 8 of 32 slots", "fm-sparse", {"num_slots": 32, "top_k": 8}),
     Rival("mamba2", "Mamba-2, state 4 × 32 × 32", "mamba2", {"state_width": 32, "head_width": 32}),
     *(
@@ -83,12 +86,26 @@ _COMPARED = (
     Rival("fm 16", "FM, 16 slots", "fm", {"num_slots": 16}),
     Rival("fm-sparse 4 of 16", "FM, 4 of 16 slots", "fm-sparse", {"num_slots": 16, "top_k": 4}),
 )  # fmt: skip
+_VARIANTS = (
+    Rival("no update rate", "FM with η = 1", "fm", _FM, module=NoUpdateRate),
+    Rival("no merge rate", "FM with μ = 1", "fm", _FM, module=NoMergeRate),
+    Rival("two routers", "FM with an affinity of its own for reading", "fm", _FM, module=TwoRouters),
+    Rival("no norm", "FM that reads slots as they are, without their norm", "fm", _FM, module=NoNorm),
+    Rival("rates per slot", "FM with η and μ for each slot", "fm", _FM | {"rates": "slot"}),
+    Rival("no conv", "FM without the convolution", "fm", _FM | {"conv": 0}),
+    Rival("no gate", "FM without the gate", "fm", _PLAIN | {"conv": 4}, width=80),
+    Rival("conv first", "FM with the convolution before the router", "fm", _FM | {"conv": 0}, conv=4),
+)
 RATES = (1e-3, 1e-2)  # searched beside the 3e-3 that all have
-RIVALS = _COMPARED + tuple(
-    replace(rival, name=f"{rival.name} {rate:g}", lr=rate, of=rival.name)
-    for rival in _COMPARED
-    for rate in RATES
-    if rival.name in ("fm", "fm-sparse 8 of 32", "mamba2", "rotary")
+RIVALS = (
+    _COMPARED
+    + _VARIANTS
+    + tuple(
+        replace(rival, name=f"{rival.name} {rate:g}", lr=rate, of=rival.name)
+        for rival in _COMPARED
+        for rate in RATES
+        if rival.name in ("fm", "fm-sparse 8 of 32", "mamba2", "rotary")
+    )
 )
 
 
@@ -167,7 +184,7 @@ class Block(nn.Module):
         row = MIXERS[rival.mixer]
         self.norm = nn.RMSNorm(rival.width, 1e-6)
         self.conv = ShortConvolution(rival.width, rival.conv)
-        self.mixer = cast(Any, row.module)(rival.width, row.options(**rival.options))
+        self.mixer = cast(Any, rival.module or row.module)(rival.width, row.options(**rival.options))
 
     def forward(self, x: Tensor, state: tuple) -> tuple[Tensor, tuple]:
         before, tail = state
@@ -340,18 +357,18 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
 
 
-def by_rival(result: dict) -> list[tuple[Rival, list[dict]]]:
-    """Those compared that have runs, in the order of RIVALS."""
-    rows = [(rival, [row for row in result["rows"] if row["rival"] == rival.name]) for rival in _COMPARED]
+def by_rival(result: dict, rivals: tuple[Rival, ...] = _COMPARED) -> list[tuple[Rival, list[dict]]]:
+    """Those of these rivals that have runs, in their order."""
+    rows = [(rival, [row for row in result["rows"] if row["rival"] == rival.name]) for rival in rivals]
     return [(rival, of_it) for rival, of_it in rows if of_it]
 
 
-def table(result: dict) -> str:
+def table(result: dict, rivals: tuple[Rival, ...] = _COMPARED) -> str:
     """Shares of right values at 8 pairs: the mean over seeds, lowest to highest."""
     gaps = [str(gap) for gap in (64, 256, 1024, 4096, 16384, 65536)]
     head = ["", "parameters", "state", "seeds", *(f"{int(gap):,}" for gap in gaps)]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for rival, rows in by_rival(result):
+    for rival, rows in by_rival(result, rivals):
         shares = [[row["recall"][str(SHOWN)].get(gap) for row in rows] for gap in gaps]
         state = "grows" if rival.mixer == "transformer" else f"{rows[0]['state']:,}"
         cells = [rival.title, f"{rows[0]['parameters']:,}", state, str(len(rows)), *map(cell, shares)]
@@ -374,6 +391,11 @@ def rates(result: dict) -> str:
             cells.append(found or "–")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def matters(result: dict) -> str:
+    """The same of FM with one thing changed, FM itself above."""
+    return table(result, (rival_of("fm"), *_VARIANTS))
 
 
 def harder(result: dict) -> str:
@@ -445,5 +467,5 @@ def draw(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110, format="png")
 
 
-TABLES = {"shares": table, "waste": waste, "harder": harder, "rates": rates}
+TABLES = {"shares": table, "waste": waste, "harder": harder, "rates": rates, "matters": matters}
 EXPERIMENT = Experiment("recall", measure, TABLES, {"recall.png": draw}, options=options)

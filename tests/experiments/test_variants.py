@@ -1,0 +1,62 @@
+"""Each variant of the layer differs from it in the one thing that it says."""
+
+import pytest
+import torch
+
+import reference
+from experiments import variants
+from layers import DenseConfig, FactorizationMemory
+
+VARIANTS = [variants.NoUpdateRate, variants.NoMergeRate, variants.TwoRouters, variants.NoNorm]
+
+
+def made(module):
+    torch.manual_seed(0)
+    return module(8, DenseConfig(num_slots=5, slot_width=6, conv=3)).double()
+
+
+def some(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("module", VARIANTS)
+def test_the_weights_are_those_of_the_layer_but_for_what_the_variant_says(module):
+    plain, variant, x = made(FactorizationMemory), made(module), some(2, 7, 8)
+    variant.load_state_dict(plain.state_dict(), strict=False)
+    (theta, phi, _), (its_theta, its_phi, slots) = plain.route(x), variant.route(x)
+    alpha = plain.affinity(x)
+    assert slots is None
+    assert torch.allclose(its_theta, alpha if module is variants.NoUpdateRate else theta)
+    if module is variants.TwoRouters:
+        mu = phi.sum(-1, keepdim=True)  # alpha sums to 1
+        assert torch.allclose(its_phi, mu * (x @ variant.read_router.weight.T).softmax(-1))
+        assert not torch.allclose(its_phi, phi, rtol=0.1)
+    else:
+        assert torch.allclose(its_phi, alpha if module is variants.NoMergeRate else phi)
+
+
+def test_without_the_norm_slots_are_read_as_they_are():
+    layer, plain, x = made(variants.NoNorm), made(FactorizationMemory), some(2, 9, 8)
+    inputs, _, _ = layer._project(x, x.new_zeros(2, *layer.conv.tail_shape))
+    (theta, phi, _), value = inputs
+    memory = some(2, 5, 6)
+    y, last = layer._scan(inputs, memory)
+    state, want = memory, []
+    for t in range(9):
+        _, state = reference.step(theta[:, t], phi[:, t], value[:, t], state)
+        want.append((phi[:, t, :, None] * state).sum(1))
+    assert torch.allclose(y, torch.stack(want, 1), rtol=1e-9) and torch.allclose(last, state)
+    assert not torch.allclose(plain(x)[0], layer(x)[0], rtol=0.1)
+
+
+@pytest.mark.parametrize("module", VARIANTS)
+def test_steps_are_a_sequence(module):
+    layer, x = made(module), some(2, 6, 8)
+    whole, last = layer(x)
+    state, ys = layer.double().initial_state(2), []
+    with torch.no_grad():
+        for t in range(6):
+            y, state = layer.step_(x[:, t : t + 1], state)
+            ys.append(y)
+    assert torch.allclose(torch.cat(ys, 1), whole, rtol=1e-9)
+    assert torch.allclose(state[0], last[0], rtol=1e-9)
