@@ -257,6 +257,439 @@ def wide_kernel(p_theta, p_phi, p_v, p_before, p_after, p_shares, M, D, eps, BD:
         tl.store(p_shares + i * D + o, psi * tl.load(p_after + i * D + o, mask=o < D, other=0.0), mask=o < D)
 
 
+# %% chunk, right: the decayed state comes last
+@triton.jit
+def chunk_kernel(p_decay, p_write, p_v, p_h, p_out, T, M, D, BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    o_m, o_d = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    m_m, m_d = o_m < M, o_d < D
+    at, mask = o_m[:, None] * D + o_d[None, :], m_m[:, None] & m_d[None, :]
+    b_decay = tl.load(p_decay + o_m, mask=m_m, other=0.0)  # [BM]
+    b_new = tl.zeros((BM, BD), tl.float32)
+    for first in range(0, T, BT):
+        o_t = (first + tl.arange(0, BT))[:, None]
+        b_write = tl.load(p_write + o_t * M + o_m[None, :], mask=(o_t < T) & m_m[None, :], other=0.0)  # [BT, BM]
+        b_v = tl.load(p_v + o_t * D + o_d[None, :], mask=(o_t < T) & m_d[None, :], other=0.0)  # [BT, BD]
+        b_new += tl.dot(tl.trans(b_write), b_v, input_precision="ieee")  # [BM, BD]
+    b_h = b_decay[:, None] * tl.load(p_h + at, mask=mask, other=0.0)
+    tl.store(p_out + at, b_h + b_new, mask=mask)
+
+
+# %% chunk, right: loaded as it is multiplied, without tl.trans
+@triton.jit
+def chunk_kernel(p_decay, p_write, p_v, p_h, p_out, T, M, D, BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    o_m, o_d = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    m_m, m_d = o_m < M, o_d < D
+    at, mask = o_m[:, None] * D + o_d[None, :], m_m[:, None] & m_d[None, :]
+    b_decay = tl.load(p_decay + o_m, mask=m_m, other=0.0)  # [BM]
+    b_h = b_decay[:, None] * tl.load(p_h + at, mask=mask, other=0.0)  # [BM, BD]
+    for first in range(0, T, BT):
+        o_s = first + tl.arange(0, BT)
+        o_t = o_s[:, None]
+        b_write = tl.load(p_write + o_s[None, :] * M + o_m[:, None], mask=(o_s < T)[None, :] & m_m[:, None], other=0.0)
+        b_v = tl.load(p_v + o_t * D + o_d[None, :], mask=(o_t < T) & m_d[None, :], other=0.0)  # [BT, BD]
+        b_h += tl.dot(b_write, b_v, input_precision="ieee")
+    tl.store(p_out + at, b_h, mask=mask)
+
+
+# %% chunk, right: token after token, without tl.dot
+@triton.jit
+def chunk_kernel(p_decay, p_write, p_v, p_h, p_out, T, M, D, BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    o_m, o_d = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    m_m, m_d = o_m < M, o_d < D
+    at, mask = o_m[:, None] * D + o_d[None, :], m_m[:, None] & m_d[None, :]
+    b_decay = tl.load(p_decay + o_m, mask=m_m, other=0.0)  # [BM]
+    b_h = b_decay[:, None] * tl.load(p_h + at, mask=mask, other=0.0)  # [BM, BD]
+    for t in range(T):
+        b_write = tl.load(p_write + t * M + o_m, mask=m_m, other=0.0)
+        b_v = tl.load(p_v + t * D + o_d, mask=m_d, other=0.0)
+        b_h += b_write[:, None] * b_v[None, :]
+    tl.store(p_out + at, b_h, mask=mask)
+
+
+# %% chunk, wrong: the first block of tokens alone
+@triton.jit
+def chunk_kernel(p_decay, p_write, p_v, p_h, p_out, T, M, D, BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    o_m, o_d = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    m_m, m_d = o_m < M, o_d < D
+    at, mask = o_m[:, None] * D + o_d[None, :], m_m[:, None] & m_d[None, :]
+    b_decay = tl.load(p_decay + o_m, mask=m_m, other=0.0)  # [BM]
+    b_h = b_decay[:, None] * tl.load(p_h + at, mask=mask, other=0.0)  # [BM, BD]
+    for first in range(0, BT, BT):
+        o_t = (first + tl.arange(0, BT))[:, None]
+        b_write = tl.load(p_write + o_t * M + o_m[None, :], mask=(o_t < T) & m_m[None, :], other=0.0)  # [BT, BM]
+        b_v = tl.load(p_v + o_t * D + o_d[None, :], mask=(o_t < T) & m_d[None, :], other=0.0)  # [BT, BD]
+        b_h += tl.dot(tl.trans(b_write), b_v, input_precision="ieee")  # [BM, BD]
+    tl.store(p_out + at, b_h, mask=mask)
+
+
+# %% chunk, wrong: tokens beyond the end are not masked
+@triton.jit
+def chunk_kernel(p_decay, p_write, p_v, p_h, p_out, T, M, D, BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    o_m, o_d = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    m_m, m_d = o_m < M, o_d < D
+    at, mask = o_m[:, None] * D + o_d[None, :], m_m[:, None] & m_d[None, :]
+    b_decay = tl.load(p_decay + o_m, mask=m_m, other=0.0)  # [BM]
+    b_h = b_decay[:, None] * tl.load(p_h + at, mask=mask, other=0.0)  # [BM, BD]
+    for first in range(0, T, BT):
+        o_t = (first + tl.arange(0, BT))[:, None]
+        b_write = tl.load(p_write + o_t * M + o_m[None, :], mask=m_m[None, :], other=0.0)  # [BT, BM]
+        b_v = tl.load(p_v + o_t * D + o_d[None, :], mask=m_d[None, :], other=0.0)  # [BT, BD]
+        b_h += tl.dot(tl.trans(b_write), b_v, input_precision="ieee")  # [BM, BD]
+    tl.store(p_out + at, b_h, mask=mask)
+
+
+# %% chunk, wrong: 0 times what is not loaded
+@triton.jit
+def chunk_kernel(p_decay, p_write, p_v, p_h, p_out, T, M, D, BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    o_m, o_d = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    m_m, m_d = o_m < M, o_d < D
+    at, mask = o_m[:, None] * D + o_d[None, :], m_m[:, None] & m_d[None, :]
+    b_decay = tl.load(p_decay + o_m, mask=m_m, other=0.0)  # [BM]
+    b_h = b_decay[:, None] * tl.load(p_h + at, mask=mask, other=0.0)  # [BM, BD]
+    for first in range(0, T, BT):
+        o_t = (first + tl.arange(0, BT))[:, None]
+        b_write = tl.load(p_write + o_t * M + o_m[None, :], mask=(o_t < T) & m_m[None, :], other=0.0)  # [BT, BM]
+        b_v = tl.load(p_v + o_t * D + o_d[None, :], mask=(o_t < T) & m_d[None, :])
+        b_h += tl.dot(tl.trans(b_write), b_v, input_precision="ieee")  # [BM, BD]
+    tl.store(p_out + at, b_h, mask=mask)
+
+
+# %% chunk, wrong: the state decays once per block
+@triton.jit
+def chunk_kernel(p_decay, p_write, p_v, p_h, p_out, T, M, D, BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    o_m, o_d = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    m_m, m_d = o_m < M, o_d < D
+    at, mask = o_m[:, None] * D + o_d[None, :], m_m[:, None] & m_d[None, :]
+    b_decay = tl.load(p_decay + o_m, mask=m_m, other=0.0)  # [BM]
+    b_h = tl.load(p_h + at, mask=mask, other=0.0)  # [BM, BD]
+    for first in range(0, T, BT):
+        o_t = (first + tl.arange(0, BT))[:, None]
+        b_write = tl.load(p_write + o_t * M + o_m[None, :], mask=(o_t < T) & m_m[None, :], other=0.0)  # [BT, BM]
+        b_v = tl.load(p_v + o_t * D + o_d[None, :], mask=(o_t < T) & m_d[None, :], other=0.0)  # [BT, BD]
+        b_h = b_decay[:, None] * b_h + tl.dot(tl.trans(b_write), b_v, input_precision="ieee")  # [BM, BD]
+    tl.store(p_out + at, b_h, mask=mask)
+
+
+# %% chunk, wrong: the state that enters is forgotten
+@triton.jit
+def chunk_kernel(p_decay, p_write, p_v, p_h, p_out, T, M, D, BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    o_m, o_d = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    m_m, m_d = o_m < M, o_d < D
+    at, mask = o_m[:, None] * D + o_d[None, :], m_m[:, None] & m_d[None, :]
+    b_h = tl.zeros((BM, BD), tl.float32)
+    for first in range(0, T, BT):
+        o_t = (first + tl.arange(0, BT))[:, None]
+        b_write = tl.load(p_write + o_t * M + o_m[None, :], mask=(o_t < T) & m_m[None, :], other=0.0)  # [BT, BM]
+        b_v = tl.load(p_v + o_t * D + o_d[None, :], mask=(o_t < T) & m_d[None, :], other=0.0)  # [BT, BD]
+        b_h += tl.dot(tl.trans(b_write), b_v, input_precision="ieee")  # [BM, BD]
+    tl.store(p_out + at, b_h, mask=mask)
+
+
+# %% chunk, wrong: rows of write are as far apart as those of the values
+@triton.jit
+def chunk_kernel(p_decay, p_write, p_v, p_h, p_out, T, M, D, BT: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    o_m, o_d = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    m_m, m_d = o_m < M, o_d < D
+    at, mask = o_m[:, None] * D + o_d[None, :], m_m[:, None] & m_d[None, :]
+    b_decay = tl.load(p_decay + o_m, mask=m_m, other=0.0)  # [BM]
+    b_h = b_decay[:, None] * tl.load(p_h + at, mask=mask, other=0.0)  # [BM, BD]
+    for first in range(0, T, BT):
+        o_t = (first + tl.arange(0, BT))[:, None]
+        b_write = tl.load(p_write + o_t * D + o_m[None, :], mask=(o_t < T) & m_m[None, :], other=0.0)  # [BT, BM]
+        b_v = tl.load(p_v + o_t * D + o_d[None, :], mask=(o_t < T) & m_d[None, :], other=0.0)  # [BT, BD]
+        b_h += tl.dot(tl.trans(b_write), b_v, input_precision="ieee")  # [BM, BD]
+    tl.store(p_out + at, b_h, mask=mask)
+
+
+# %% norm, right: as a step from the norm before
+@triton.jit
+def norm_kernel(p_theta, p_q, p_squares, p_first, p_norms, T, M, BM: tl.constexpr):
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m_m = o_m < M
+    b_n = tl.load(p_first + o_m, mask=m_m, other=0.0)
+    for t in range(T):
+        b_theta = tl.load(p_theta + t * M + o_m, mask=m_m, other=0.0)
+        b_q = tl.load(p_q + t * M + o_m, mask=m_m, other=0.0)
+        b_square = tl.load(p_squares + t)
+        b_n += b_theta * (b_theta * (b_n + b_square - 2 * b_q) + 2 * (b_q - b_n))
+        tl.store(p_norms + t * M + o_m, b_n, mask=m_m)
+
+
+# %% norm, right: slot after slot
+@triton.jit
+def norm_kernel(p_theta, p_q, p_squares, p_first, p_norms, T, M, BM: tl.constexpr):
+    first = tl.program_id(0) * BM
+    for i in range(first, tl.minimum(first + BM, M)):
+        n = tl.load(p_first + i)
+        for t in range(T):
+            theta, q = tl.load(p_theta + t * M + i), tl.load(p_q + t * M + i)
+            n = (1 - theta) * ((1 - theta) * n + 2 * theta * q) + theta * theta * tl.load(p_squares + t)
+            tl.store(p_norms + t * M + i, n)
+
+
+# %% norm, right: what was stored is loaded again
+@triton.jit
+def norm_kernel(p_theta, p_q, p_squares, p_first, p_norms, T, M, BM: tl.constexpr):
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m_m = o_m < M
+    b_n = tl.load(p_first + o_m, mask=m_m, other=0.0)
+    for t in range(T):
+        if t > 0:
+            b_n = tl.load(p_norms + (t - 1) * M + o_m, mask=m_m, other=0.0)
+        b_theta = tl.load(p_theta + t * M + o_m, mask=m_m, other=0.0)
+        b_q = tl.load(p_q + t * M + o_m, mask=m_m, other=0.0)
+        b_decay = 1 - b_theta
+        b_n = b_decay * b_decay * b_n + b_theta * (2 * b_decay * b_q + b_theta * tl.load(p_squares + t))
+        tl.store(p_norms + t * M + o_m, b_n, mask=m_m)
+
+
+# %% norm, wrong: q without its decay
+@triton.jit
+def norm_kernel(p_theta, p_q, p_squares, p_first, p_norms, T, M, BM: tl.constexpr):
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m_m = o_m < M
+    b_n = tl.load(p_first + o_m, mask=m_m, other=0.0)
+    for t in range(T):
+        b_theta = tl.load(p_theta + t * M + o_m, mask=m_m, other=0.0)
+        b_q = tl.load(p_q + t * M + o_m, mask=m_m, other=0.0)
+        b_decay = 1 - b_theta
+        b_n = b_decay * b_decay * b_n + b_theta * (2 * b_q + b_theta * tl.load(p_squares + t))
+        tl.store(p_norms + t * M + o_m, b_n, mask=m_m)
+
+
+# %% norm, wrong: the decay is not squared
+@triton.jit
+def norm_kernel(p_theta, p_q, p_squares, p_first, p_norms, T, M, BM: tl.constexpr):
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m_m = o_m < M
+    b_n = tl.load(p_first + o_m, mask=m_m, other=0.0)
+    for t in range(T):
+        b_theta = tl.load(p_theta + t * M + o_m, mask=m_m, other=0.0)
+        b_q = tl.load(p_q + t * M + o_m, mask=m_m, other=0.0)
+        b_decay = 1 - b_theta
+        b_n = b_decay * b_n + b_theta * (2 * b_decay * b_q + b_theta * tl.load(p_squares + t))
+        tl.store(p_norms + t * M + o_m, b_n, mask=m_m)
+
+
+# %% norm, wrong: norms that start at 0
+@triton.jit
+def norm_kernel(p_theta, p_q, p_squares, p_first, p_norms, T, M, BM: tl.constexpr):
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m_m = o_m < M
+    b_n = tl.zeros((BM,), tl.float32)
+    for t in range(T):
+        b_theta = tl.load(p_theta + t * M + o_m, mask=m_m, other=0.0)
+        b_q = tl.load(p_q + t * M + o_m, mask=m_m, other=0.0)
+        b_decay = 1 - b_theta
+        b_n = b_decay * b_decay * b_n + b_theta * (2 * b_decay * b_q + b_theta * tl.load(p_squares + t))
+        tl.store(p_norms + t * M + o_m, b_n, mask=m_m)
+
+
+# %% norm, wrong: before each token instead of after it
+@triton.jit
+def norm_kernel(p_theta, p_q, p_squares, p_first, p_norms, T, M, BM: tl.constexpr):
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m_m = o_m < M
+    b_n = tl.load(p_first + o_m, mask=m_m, other=0.0)
+    for t in range(T):
+        tl.store(p_norms + t * M + o_m, b_n, mask=m_m)
+        b_theta = tl.load(p_theta + t * M + o_m, mask=m_m, other=0.0)
+        b_q = tl.load(p_q + t * M + o_m, mask=m_m, other=0.0)
+        b_decay = 1 - b_theta
+        b_n = b_decay * b_decay * b_n + b_theta * (2 * b_decay * b_q + b_theta * tl.load(p_squares + t))
+
+
+# %% norm, wrong: divided by what is left, which fails at θ = 1
+@triton.jit
+def norm_kernel(p_theta, p_q, p_squares, p_first, p_norms, T, M, BM: tl.constexpr):
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m_m = o_m < M
+    b_sum = tl.load(p_first + o_m, mask=m_m, other=0.0)
+    b_left = tl.full((BM,), 1.0, tl.float32)
+    for t in range(T):
+        b_theta = tl.load(p_theta + t * M + o_m, mask=m_m, other=0.0)
+        b_q = tl.load(p_q + t * M + o_m, mask=m_m, other=0.0)
+        b_decay = 1 - b_theta
+        b_left *= b_decay * b_decay
+        b_sum += b_theta * (2 * b_decay * b_q + b_theta * tl.load(p_squares + t)) / b_left
+        b_n = b_left * b_sum
+        tl.store(p_norms + t * M + o_m, b_n, mask=m_m)
+
+
+# %% norm, wrong: the slots of the last program are not masked
+@triton.jit
+def norm_kernel(p_theta, p_q, p_squares, p_first, p_norms, T, M, BM: tl.constexpr):
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m_m = o_m >= 0
+    b_n = tl.load(p_first + o_m, mask=m_m, other=0.0)
+    for t in range(T):
+        b_theta = tl.load(p_theta + t * M + o_m, mask=m_m, other=0.0)
+        b_q = tl.load(p_q + t * M + o_m, mask=m_m, other=0.0)
+        b_decay = 1 - b_theta
+        b_n = b_decay * b_decay * b_n + b_theta * (2 * b_decay * b_q + b_theta * tl.load(p_squares + t))
+        tl.store(p_norms + t * M + o_m, b_n, mask=m_m)
+
+
+# %% sparse, right: moved by a share of the way
+@triton.jit
+def sparse_kernel(p_theta, p_phi, p_slots, p_v, p_h, p_shares, K, M, D, eps, BK: tl.constexpr, BD: tl.constexpr):
+    i_b, i_g = tl.program_id(0), tl.program_id(1)
+    o_k, o_d = i_g * BK + tl.arange(0, BK), tl.arange(0, BD)
+    m_k, m_d = o_k < K, o_d < D
+    b_slot = tl.load(p_slots + i_b * K + o_k, mask=m_k, other=0)
+    b_theta = tl.load(p_theta + i_b * K + o_k, mask=m_k, other=0.0)[:, None]
+    b_phi = tl.load(p_phi + i_b * K + o_k, mask=m_k, other=0.0)
+    b_v = tl.load(p_v + i_b * D + o_d, mask=m_d, other=0.0)[None, :]
+    at, mask = (i_b * M + b_slot)[:, None] * D + o_d[None, :], m_k[:, None] & m_d[None, :]
+    b_h = tl.load(p_h + at, mask=mask, other=0.0)
+    b_h = tl.where(mask, b_h + b_theta * (b_v - b_h), 0.0)
+    tl.store(p_h + at, b_h, mask=mask)
+    b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
+    b_share = tl.sum(b_psi[:, None] * b_h, 0)  # (6), for these slots
+    tl.store(p_shares + (i_b * tl.num_programs(1) + i_g) * D + o_d, b_share, mask=m_d)
+
+
+# %% sparse, right: pair after pair
+@triton.jit
+def sparse_kernel(p_theta, p_phi, p_slots, p_v, p_h, p_shares, K, M, D, eps, BK: tl.constexpr, BD: tl.constexpr):
+    i_b, i_g, o_d = tl.program_id(0), tl.program_id(1), tl.arange(0, BD)
+    m_d = o_d < D
+    b_v = tl.load(p_v + i_b * D + o_d, mask=m_d, other=0.0)
+    b_share = tl.zeros((BD,), tl.float32)
+    for k in range(i_b * K + i_g * BK, i_b * K + tl.minimum(i_g * BK + BK, K)):
+        p_row, theta = p_h + (i_b * M + tl.load(p_slots + k)) * D, tl.load(p_theta + k)
+        b_h = (1 - theta) * tl.load(p_row + o_d, mask=m_d, other=0.0) + theta * b_v
+        tl.store(p_row + o_d, b_h, mask=m_d)
+        b_share += tl.load(p_phi + k) * b_h / tl.sqrt(tl.sum(b_h * b_h, 0) / D + eps)
+    tl.store(p_shares + (i_b * tl.num_programs(1) + i_g) * D + o_d, b_share, mask=m_d)
+
+
+# %% sparse, right: pairs that do not exist name the last slot
+@triton.jit
+def sparse_kernel(p_theta, p_phi, p_slots, p_v, p_h, p_shares, K, M, D, eps, BK: tl.constexpr, BD: tl.constexpr):
+    i_b, i_g = tl.program_id(0), tl.program_id(1)
+    o_k, o_d = i_g * BK + tl.arange(0, BK), tl.arange(0, BD)
+    m_k, m_d = o_k < K, o_d < D
+    b_slot = tl.load(p_slots + i_b * K + o_k, mask=m_k, other=M - 1)
+    b_theta = tl.load(p_theta + i_b * K + o_k, mask=m_k, other=0.0)[:, None]
+    b_phi = tl.load(p_phi + i_b * K + o_k, mask=m_k, other=0.0)
+    b_v = tl.load(p_v + i_b * D + o_d, mask=m_d, other=0.0)[None, :]
+    at, mask = (i_b * M + b_slot)[:, None] * D + o_d[None, :], m_k[:, None] & m_d[None, :]
+    b_h = (1 - b_theta) * tl.load(p_h + at, mask=mask, other=0.0) + b_theta * b_v  # (4)
+    tl.store(p_h + at, b_h, mask=mask)
+    b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
+    b_share = tl.sum(b_psi[:, None] * b_h, 0)  # (6), for these slots
+    tl.store(p_shares + (i_b * tl.num_programs(1) + i_g) * D + o_d, b_share, mask=m_d)
+
+
+# %% sparse, wrong: slot k instead of the slot that is named
+@triton.jit
+def sparse_kernel(p_theta, p_phi, p_slots, p_v, p_h, p_shares, K, M, D, eps, BK: tl.constexpr, BD: tl.constexpr):
+    i_b, i_g = tl.program_id(0), tl.program_id(1)
+    o_k, o_d = i_g * BK + tl.arange(0, BK), tl.arange(0, BD)
+    m_k, m_d = o_k < K, o_d < D
+    b_theta = tl.load(p_theta + i_b * K + o_k, mask=m_k, other=0.0)[:, None]
+    b_phi = tl.load(p_phi + i_b * K + o_k, mask=m_k, other=0.0)
+    b_v = tl.load(p_v + i_b * D + o_d, mask=m_d, other=0.0)[None, :]
+    at, mask = (i_b * M + o_k)[:, None] * D + o_d[None, :], m_k[:, None] & m_d[None, :]
+    b_h = (1 - b_theta) * tl.load(p_h + at, mask=mask, other=0.0) + b_theta * b_v  # (4)
+    tl.store(p_h + at, b_h, mask=mask)
+    b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
+    b_share = tl.sum(b_psi[:, None] * b_h, 0)  # (6), for these slots
+    tl.store(p_shares + (i_b * tl.num_programs(1) + i_g) * D + o_d, b_share, mask=m_d)
+
+
+# %% sparse, wrong: every sequence writes into the first
+@triton.jit
+def sparse_kernel(p_theta, p_phi, p_slots, p_v, p_h, p_shares, K, M, D, eps, BK: tl.constexpr, BD: tl.constexpr):
+    i_b, i_g = tl.program_id(0), tl.program_id(1)
+    o_k, o_d = i_g * BK + tl.arange(0, BK), tl.arange(0, BD)
+    m_k, m_d = o_k < K, o_d < D
+    b_slot = tl.load(p_slots + i_b * K + o_k, mask=m_k, other=0)
+    b_theta = tl.load(p_theta + i_b * K + o_k, mask=m_k, other=0.0)[:, None]
+    b_phi = tl.load(p_phi + i_b * K + o_k, mask=m_k, other=0.0)
+    b_v = tl.load(p_v + i_b * D + o_d, mask=m_d, other=0.0)[None, :]
+    at, mask = b_slot[:, None] * D + o_d[None, :], m_k[:, None] & m_d[None, :]
+    b_h = (1 - b_theta) * tl.load(p_h + at, mask=mask, other=0.0) + b_theta * b_v  # (4)
+    tl.store(p_h + at, b_h, mask=mask)
+    b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
+    b_share = tl.sum(b_psi[:, None] * b_h, 0)  # (6), for these slots
+    tl.store(p_shares + (i_b * tl.num_programs(1) + i_g) * D + o_d, b_share, mask=m_d)
+
+
+# %% sparse, wrong: the state has rows for K slots
+@triton.jit
+def sparse_kernel(p_theta, p_phi, p_slots, p_v, p_h, p_shares, K, M, D, eps, BK: tl.constexpr, BD: tl.constexpr):
+    i_b, i_g = tl.program_id(0), tl.program_id(1)
+    o_k, o_d = i_g * BK + tl.arange(0, BK), tl.arange(0, BD)
+    m_k, m_d = o_k < K, o_d < D
+    b_slot = tl.load(p_slots + i_b * K + o_k, mask=m_k, other=0)
+    b_theta = tl.load(p_theta + i_b * K + o_k, mask=m_k, other=0.0)[:, None]
+    b_phi = tl.load(p_phi + i_b * K + o_k, mask=m_k, other=0.0)
+    b_v = tl.load(p_v + i_b * D + o_d, mask=m_d, other=0.0)[None, :]
+    at, mask = (i_b * K + b_slot)[:, None] * D + o_d[None, :], m_k[:, None] & m_d[None, :]
+    b_h = (1 - b_theta) * tl.load(p_h + at, mask=mask, other=0.0) + b_theta * b_v  # (4)
+    tl.store(p_h + at, b_h, mask=mask)
+    b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
+    b_share = tl.sum(b_psi[:, None] * b_h, 0)  # (6), for these slots
+    tl.store(p_shares + (i_b * tl.num_programs(1) + i_g) * D + o_d, b_share, mask=m_d)
+
+
+# %% sparse, wrong: the state before is read
+@triton.jit
+def sparse_kernel(p_theta, p_phi, p_slots, p_v, p_h, p_shares, K, M, D, eps, BK: tl.constexpr, BD: tl.constexpr):
+    i_b, i_g = tl.program_id(0), tl.program_id(1)
+    o_k, o_d = i_g * BK + tl.arange(0, BK), tl.arange(0, BD)
+    m_k, m_d = o_k < K, o_d < D
+    b_slot = tl.load(p_slots + i_b * K + o_k, mask=m_k, other=0)
+    b_theta = tl.load(p_theta + i_b * K + o_k, mask=m_k, other=0.0)[:, None]
+    b_phi = tl.load(p_phi + i_b * K + o_k, mask=m_k, other=0.0)
+    b_v = tl.load(p_v + i_b * D + o_d, mask=m_d, other=0.0)[None, :]
+    at, mask = (i_b * M + b_slot)[:, None] * D + o_d[None, :], m_k[:, None] & m_d[None, :]
+    b_h = (1 - b_theta) * tl.load(p_h + at, mask=mask, other=0.0) + b_theta * b_v  # (4)
+    b_before = tl.load(p_h + at, mask=mask, other=0.0)
+    tl.store(p_h + at, b_h, mask=mask)
+    b_h = b_before
+    b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
+    b_share = tl.sum(b_psi[:, None] * b_h, 0)  # (6), for these slots
+    tl.store(p_shares + (i_b * tl.num_programs(1) + i_g) * D + o_d, b_share, mask=m_d)
+
+
+# %% sparse, wrong: the value is not masked
+@triton.jit
+def sparse_kernel(p_theta, p_phi, p_slots, p_v, p_h, p_shares, K, M, D, eps, BK: tl.constexpr, BD: tl.constexpr):
+    i_b, i_g = tl.program_id(0), tl.program_id(1)
+    o_k, o_d = i_g * BK + tl.arange(0, BK), tl.arange(0, BD)
+    m_k, m_d = o_k < K, o_d < D
+    b_slot = tl.load(p_slots + i_b * K + o_k, mask=m_k, other=0)
+    b_theta = tl.load(p_theta + i_b * K + o_k, mask=m_k, other=0.0)[:, None]
+    b_phi = tl.load(p_phi + i_b * K + o_k, mask=m_k, other=0.0)
+    b_v = tl.load(p_v + i_b * D + o_d)[None, :]
+    at, mask = (i_b * M + b_slot)[:, None] * D + o_d[None, :], m_k[:, None] & m_d[None, :]
+    b_h = (1 - b_theta) * tl.load(p_h + at, mask=mask, other=0.0) + b_theta * b_v  # (4)
+    tl.store(p_h + at, b_h, mask=mask)
+    b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
+    b_share = tl.sum(b_psi[:, None] * b_h, 0)  # (6), for these slots
+    tl.store(p_shares + (i_b * tl.num_programs(1) + i_g) * D + o_d, b_share, mask=m_d)
+
+
+# %% sparse, wrong: the state is not written
+@triton.jit
+def sparse_kernel(p_theta, p_phi, p_slots, p_v, p_h, p_shares, K, M, D, eps, BK: tl.constexpr, BD: tl.constexpr):
+    i_b, i_g = tl.program_id(0), tl.program_id(1)
+    o_k, o_d = i_g * BK + tl.arange(0, BK), tl.arange(0, BD)
+    m_k, m_d = o_k < K, o_d < D
+    b_slot = tl.load(p_slots + i_b * K + o_k, mask=m_k, other=0)
+    b_theta = tl.load(p_theta + i_b * K + o_k, mask=m_k, other=0.0)[:, None]
+    b_phi = tl.load(p_phi + i_b * K + o_k, mask=m_k, other=0.0)
+    b_v = tl.load(p_v + i_b * D + o_d, mask=m_d, other=0.0)[None, :]
+    at, mask = (i_b * M + b_slot)[:, None] * D + o_d[None, :], m_k[:, None] & m_d[None, :]
+    b_h = (1 - b_theta) * tl.load(p_h + at, mask=mask, other=0.0) + b_theta * b_v  # (4)
+    b_psi = b_phi / tl.sqrt(tl.sum(b_h * b_h, 1) / D + eps)  # (5)
+    b_share = tl.sum(b_psi[:, None] * b_h, 0)  # (6), for these slots
+    tl.store(p_shares + (i_b * tl.num_programs(1) + i_g) * D + o_d, b_share, mask=m_d)
+
+
 # %% fit, right: limit after limit
 def programs_at_once(registers, warps, shared):
     fits = 32

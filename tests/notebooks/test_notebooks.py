@@ -166,8 +166,8 @@ def test_its_links_lead_somewhere(path):
 def test_its_cells_are_short_and_it_ends_in_exercises(path):
     lines = [cell.source.count("\n") + 1 for cell in cells(path)]
     assert max(lines) <= 30 and sorted(lines)[len(lines) // 2] <= 8
-    assert 3 <= sum(run.tagged(cell, "exercise") for cell in cells(path)) <= 5
-    assert 3 <= sum(run.tagged(cell, "check") for cell in cells(path)) <= 5
+    assert sum(run.tagged(cell, "exercise") for cell in cells(path)) >= 3
+    assert sum(run.tagged(cell, "check") for cell in cells(path)) >= 3
 
 
 def test_what_a_kernel_touches_beyond_its_tensors_is_found():
