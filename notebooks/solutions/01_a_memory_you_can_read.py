@@ -149,3 +149,97 @@ def mean_theta(T):
 # %% mean-theta, wrong: halves
 def mean_theta(T):
     return torch.tensor([1.0, *[0.5] * (T - 1)])
+
+
+# %% kind-means, right: token by token
+def kind_means(kinds, M):
+    count, theta = [0] * M, torch.zeros(len(kinds), M)
+    for t, kind in enumerate(kinds.tolist()):
+        count[kind] += 1
+        theta[t, kind] = 1 / count[kind]
+    return theta
+
+
+# %% kind-means, right: kind by kind
+def kind_means(kinds, M):
+    theta = torch.zeros(len(kinds), M)
+    for i in range(M):
+        mine = (kinds == i).nonzero()[:, 0]
+        theta[mine, i] = 1 / torch.arange(1.0, len(mine) + 1)
+    return theta
+
+
+# %% kind-means, right: counts of all pairs of tokens
+def kind_means(kinds, M):
+    same = (kinds[:, None] == kinds).tril().sum(1)  # tokens of its kind so far
+    return (kinds[:, None] == torch.arange(M)) / same[:, None]
+
+
+# %% kind-means, wrong: counts all tokens
+def kind_means(kinds, M):
+    return F.one_hot(kinds, M) / torch.arange(1, len(kinds) + 1)[:, None]
+
+
+# %% kind-means, wrong: what has not come yet is divided by 0
+def kind_means(kinds, M):
+    own = F.one_hot(kinds, M)
+    return own / own.cumsum(0)
+
+
+# %% kind-means, wrong: the last value of a kind, not the mean
+def kind_means(kinds, M):
+    return F.one_hot(kinds, M).float()
+
+
+# %% kind-means, wrong: counts what is still to come
+def kind_means(kinds, M):
+    own = F.one_hot(kinds, M)
+    return own / own.sum(0).clamp(min=1)
+
+
+# %% kind-means, wrong: every slot is written
+def kind_means(kinds, M):
+    return 1 / F.one_hot(kinds, M).cumsum(0).clamp(min=1)
+
+
+# %% larger, right: counted up
+def first_larger(M, D, d):
+    n = 0
+    while 2 * d * n <= M * D:
+        n += 1
+    return n
+
+
+# %% larger, right: rounded down, and one more
+def first_larger(M, D, d):
+    return math.floor(M * D / (2 * d)) + 1
+
+
+# %% larger, right: rounded up from one number more
+def first_larger(M, D, d):
+    return math.ceil((M * D + 1) / (2 * d))
+
+
+# %% larger, wrong: where they are equal
+def first_larger(M, D, d):
+    return math.ceil(M * D / (2 * d))
+
+
+# %% larger, wrong: rounded down
+def first_larger(M, D, d):
+    return M * D // (2 * d)
+
+
+# %% larger, wrong: keys alone
+def first_larger(M, D, d):
+    return M * D // d + 1
+
+
+# %% larger, wrong: not a whole number
+def first_larger(M, D, d):
+    return M * D / (2 * d)
+
+
+# %% larger, wrong: slots as wide as the layer
+def first_larger(M, D, d):
+    return M // 2 + 1
