@@ -215,3 +215,64 @@ def alike(theta, q, squares, start):
         crossed = torch.outer(a * dot, write)
         inner = torch.outer(a, a) * inner + crossed + crossed.T + square * torch.outer(write, write)
     return torch.stack(result)
+
+
+# %% dphi, right: token by token, the inner products instead of the state
+def dphi_of_chunk(theta, norms, H_dy, gram, D):
+    left, rows = torch.zeros_like(theta), []  # left[s]: what is still there of what s wrote
+    from_start = torch.ones_like(theta[0])
+    for t in range(len(theta)):
+        left, from_start = (1 - theta[t]) * left, (1 - theta[t]) * from_start
+        left[t] = theta[t]
+        rows.append(from_start * H_dy[t] + gram[t] @ left)
+    return torch.stack(rows) / (norms / D + 1e-6).sqrt()
+
+
+# %% dphi, right: q of the chunk, and the token itself
+def dphi_of_chunk(theta, norms, H_dy, gram, D):
+    decay = decay_tile(theta)
+    before = decay_from_start(theta) * H_dy + torch.einsum("tsi,si,ts->ti", decay, theta, gram.tril(-1))
+    return (before + theta * gram.diagonal()[:, None]) * (norms / D + 1e-6).rsqrt()
+
+
+# %% dphi, right: as one product for each slot
+def dphi_of_chunk(theta, norms, H_dy, gram, D):
+    written = decay_tile(theta) * theta  # [t, s, i]
+    h_dy = decay_from_start(theta) * H_dy + (written * gram[..., None]).sum(1)
+    return h_dy * D**0.5 / (norms + D * 1e-6).sqrt()
+
+
+# %% dphi, wrong: the state before the token
+def dphi_of_chunk(theta, norms, H_dy, gram, D):
+    h_dy = torch.einsum("tsi,si,ts->ti", decay_tile(theta), theta, gram.tril(-1))
+    return (decay_from_start(theta) * H_dy + h_dy) / (norms / D + 1e-6).sqrt()
+
+
+# %% dphi, wrong: later tokens are read too
+def dphi_of_chunk(theta, norms, H_dy, gram, D):
+    h_dy = decay_from_start(theta) * H_dy + gram @ (theta * decay_to_end(theta))
+    return h_dy / (norms / D + 1e-6).sqrt()
+
+
+# %% dphi, wrong: the Gram matrix transposed
+def dphi_of_chunk(theta, norms, H_dy, gram, D):
+    h_dy = torch.einsum("tsi,si,ts->ti", decay_tile(theta), theta, gram.mT)
+    return (decay_from_start(theta) * H_dy + h_dy) / (norms / D + 1e-6).sqrt()
+
+
+# %% dphi, wrong: what the chunk starts from does not decay
+def dphi_of_chunk(theta, norms, H_dy, gram, D):
+    h_dy = H_dy + torch.einsum("tsi,si,ts->ti", decay_tile(theta), theta, gram)
+    return h_dy / (norms / D + 1e-6).sqrt()
+
+
+# %% dphi, wrong: divided by the mean square
+def dphi_of_chunk(theta, norms, H_dy, gram, D):
+    h_dy = decay_from_start(theta) * H_dy + torch.einsum("tsi,si,ts->ti", decay_tile(theta), theta, gram)
+    return h_dy / (norms / D + 1e-6)
+
+
+# %% dphi, wrong: divided by the length instead of the rms
+def dphi_of_chunk(theta, norms, H_dy, gram, D):
+    h_dy = decay_from_start(theta) * H_dy + torch.einsum("tsi,si,ts->ti", decay_tile(theta), theta, gram)
+    return h_dy / (norms + 1e-6).sqrt()
