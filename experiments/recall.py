@@ -280,15 +280,20 @@ def gates(model: Model, pairs: int = 8, gap: int = 256, count: int = 16) -> list
 
 
 def half_life(layer: dict[str, list[float]]) -> float:
-    """Fillers until half of what values wrote is gone, if every filler took theta as the mean one does.
+    """Fillers until half of what values wrote is gone, if every filler took theta as the mean one does; at most 1e12.
 
-    Slots count by how much of a value they take.
-
-    >>> half_life({"value": [0.5, 0.0], "filler": [0.001, 0.9]})
-    693.1471805599452
+    >>> round(half_life({"value": [0.5, 0.0], "filler": [0.001, 0.9]}), 2)
+    692.8
     """
-    lost = sum(v * f for v, f in zip(layer["value"], layer["filler"], strict=True)) / sum(layer["value"])
-    return math.log(2) / max(lost, 1e-12)
+
+    def left(fillers: float) -> float:
+        return sum(v * (1 - f) ** fillers for v, f in zip(layer["value"], layer["filler"], strict=True))
+
+    low, high = 0.0, 12.0  # powers of ten
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if left(10**middle) > sum(layer["value"]) / 2 else (low, middle)
+    return 10**high
 
 
 def one_run(name: str, seed: int, sizes: Sizes) -> dict:
@@ -416,7 +421,7 @@ def waste(result: dict) -> str:
     for rival, rows in by_rival(result):
         for row in rows:
             if "gates" in row:
-                lives = ", ".join(f"{half_life(layer):,.0f}" for layer in row["gates"])
+                lives = ", ".join(f"{half_life(layer):,.3g}" for layer in row["gates"])
                 shares = ", ".join(f"{max(layer['filler']) / sum(layer['filler']):.0%}" for layer in row["gates"])
                 far = [row["recall"][str(SHOWN)].get(gap) for gap in ("1024", "65536")]
                 cells = [f"{rival.title}, seed {row['seed']}", lives, shares, *(cell([share]) for share in far)]

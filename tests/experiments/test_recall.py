@@ -1,6 +1,5 @@
 """Recall over a gap: the sequences are what they say, and the measure is right for models that are known."""
 
-import math
 from concurrent.futures import Future
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -152,9 +151,12 @@ def test_gates_are_the_mean_weights_of_each_kind_of_token():
         assert torch.allclose(torch.tensor(rows[0][kind]), dense[chosen].mean(0), atol=1e-6)
 
 
-def test_a_half_life_is_that_of_the_slots_that_hold_values():
-    assert recall.half_life({"value": [1.0, 1.0], "filler": [0.01, 0.03]}) == pytest.approx(math.log(2) / 0.02)
-    assert recall.half_life({"value": [1.0], "filler": [0.0]}) > 1e11
+def test_a_half_life_is_that_of_what_the_slots_hold():
+    assert recall.half_life({"value": [1.0], "filler": [0.5]}) == pytest.approx(1)
+    unlike = {"value": [1.0, 1.0, 0.0], "filler": [0.01, 0.03, 1.0]}
+    assert 0.99 ** recall.half_life(unlike) + 0.97 ** recall.half_life(unlike) == pytest.approx(1)
+    assert recall.half_life({"value": [1.0, 0.1], "filler": [1e-9, 0.9]}) == pytest.approx(6e8, rel=0.02)
+    assert recall.half_life({"value": [1.0], "filler": [0.0]}) == pytest.approx(1e12)
 
 
 def test_the_table_has_the_mean_and_the_range_over_seeds():
