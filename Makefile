@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-long mutants bench search slots gpu kernels notebooks lab student mark lint
+.PHONY: help demo test test-long mutants bench search slots gpu kernels notebooks lab slides student mark lint
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -42,6 +42,9 @@ notebooks: $(READY) ## run all notebooks and store what they show
 
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+slides: $(READY) ## two lectures of 90 minutes, as HTML files that need no network
+	$(BIN)/python -m notebooks.slides
 
 student: $(READY) ## a folder to hand out, without solutions: SEED=2027 draws other numbers
 	$(BIN)/python -m notebooks.student --seed $(or $(SEED),0)
