@@ -5,7 +5,6 @@ Nothing is drawn or copied for a lecture. In the place of an image stands what i
 
     ![what it says](../../notebooks/05_what_the_slots_learned.ipynb#variance)    the figure that this cell drew
     ![what it says](../../notebooks/04_sparse.ipynb#kept "printed")              what it printed
-    ![what it says](../../notebooks/04_sparse.ipynb#kept "code")                 its code
     ![what it says](../results/slots.png)                                        a figure of the results
     ![what it says](../results/recall.png "once measured")                       its place, while there is none
     ![what it says](../results.md#speed_sparse/equal "table")                    a table of the results
@@ -32,7 +31,7 @@ from notebooks.run import FOLDER
 ROOT = FOLDER.parent
 LECTURES = sorted((ROOT / "docs" / "slides").glob("lecture_*.md"))
 TEMPLATE = Path(__file__).with_suffix(".html")
-BESIDE = 2.0  # a figure that is less wide, in heights, stands beside the text, and takes at most the place
+BESIDE = 1.9  # a figure that is less wide, in heights, stands beside the text, and takes at most the place
 SIDE = 22.0, 17.6  # of these many rem; a slide is 40 by 22.5
 LONG = 64  # a line of code with more characters makes them smaller
 KINDS = re.compile(r"<h2>(Guess|Pause|Answer)\b")  # slides that look different, by the first word of their heading
@@ -58,7 +57,7 @@ def formula(latex: str, display: str = "inline") -> str:
         words = "\\"
     if "\\" in words:
         raise Wrong(f"not understood in {latex}")
-    return found
+    return found.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')  # both bars of a norm alike
 
 
 def cell_of(notebook: Path, name: str) -> NotebookNode:
@@ -72,6 +71,8 @@ def printed(cell: NotebookNode) -> str:
     """The lines that a cell printed, or the value that it ended with."""
     outputs = [out for out in cell.get("outputs", []) if "image/png" not in out.get("data", {})]
     parts = [out.text if "text" in out else out.get("data", {}).get("text/plain", "") for out in outputs]
+    if not any(parts):
+        raise Wrong(f"cell {cell.id!r} printed nothing")
     return "\n".join(part.strip("\n") for part in parts if part.strip()).rstrip()
 
 
@@ -101,9 +102,6 @@ class Slides(mistune.HTMLRenderer):
 
     def inline_math(self, text: str) -> str:
         return formula(text)
-
-    def block_html(self, html: str) -> str:
-        return "" if html.lstrip().startswith("<!--") else super().block_html(html)
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         raise Wrong(f"a link to {url}: the file of a lecture may lie anywhere, so write the name alone")
@@ -137,12 +135,9 @@ class Slides(mistune.HTMLRenderer):
         cell = cell_of(path, name)
         if title is None:
             return figure(drawn(cell), says)
-        if title not in ("printed", "code"):
+        if title != "printed":
             raise Wrong(f"a cell is not shown as {title!r}")
-        text = printed(cell) if title == "printed" else cell.source
-        if not text:
-            raise Wrong(f"cell {name!r} of {place} printed nothing")
-        return self.block_code(text)
+        return self.block_code(printed(cell))
 
 
 def markdown(text: str, folder: Path) -> str:
