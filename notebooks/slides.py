@@ -128,7 +128,9 @@ class Slides(mistune.HTMLRenderer):
         if path.suffix == ".png":
             return figure(path.read_bytes(), says)
         if path.suffix == ".md":
-            found = re.search(rf"<!-- result: {re.escape(name)} -->\n(.+?)<!-- end -->", path.read_text("utf-8"), re.S)
+            found = re.search(
+                rf"<!-- result: {re.escape(name)} -->\n(.+?)<!-- end -->", path.read_text(encoding="utf-8"), re.S
+            )
             if not found or not found[1].strip():
                 raise Wrong(f"{place} has no table {name!r}")
             return f'<div class="result">{markdown(found[1], path.parent)}</div>\n'

@@ -63,7 +63,8 @@ def outside(html: str) -> list[str]:
 def chromium(tmp_path, html: str, *options: str) -> str:
     page = tmp_path / "page.html"
     page.write_text(html, encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions"]
+    command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
     done = subprocess.run([*command, *options, page.as_uri()], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -80,7 +81,7 @@ def test_it_is_a_lecture_of_90_minutes(lecture):
     headings = [part.partition("\n")[0].lstrip("# ") for part in parts]
     notes = [re.search(r"^Note: (\d+) min\. ", part, re.MULTILINE) for part in parts]
     assert all(notes), [head for head, note in zip(headings, notes, strict=True) if not note]
-    assert 60 <= sum(int(note[1]) for note in notes) <= 80  # the rest is for questions
+    assert 60 <= sum(int(note[1]) for note in notes) <= 75  # the rest is for questions
     asked = [i for i, head in enumerate(headings) if head.startswith(("Guess first: ", "Pause: "))]
     assert 20 <= len(parts) <= 30 and 3 <= sum(headings[i].startswith("Guess") for i in asked) <= 4
     assert any(headings[i].startswith("Pause") for i in asked)
@@ -186,22 +187,16 @@ def test_what_lies_elsewhere_is_found(html, count):
 
 
 @needs_chromium
-@pytest.mark.parametrize(
-    "slide, wrong",
-    [
-        ("- a line\n" * 9, None),
-        ("- a line\n" * 19, "slide below large is too large"),
-        ("```\n" + "x" * 99 + "\n```", "long is too large"),
-        (f"![a]({NOTEBOOK}#heat)\n\n" + "- a line\n" * 9, "slide below is too large"),
-        (f"![a]({NOTEBOOK}#lives)\n\n" + "- a line\n" * 14, "slide beside is too large"),
-    ],
-)
-def test_a_slide_that_is_too_full_is_found(slide, wrong, tmp_path):
-    found = what_does_not_fit(tmp_path, build(lecture_of(tmp_path, "# One", f"## Two\n\n{slide}")))
-    assert found == ([f"slide 2: {wrong}"] if wrong else [])
-
-
-@needs_chromium
-def test_small_text_is_found(tmp_path):
-    html = build(lecture_of(tmp_path, "# One\n\nTwo.")).replace("<p>Two", '<p style="font-size: .7rem">Two')
-    assert what_does_not_fit(tmp_path, html) == ["slide 1: P is too small"]
+def test_slides_that_are_too_full_or_too_small_are_found(tmp_path):
+    too_full = {
+        "- a line\n" * 9: None,
+        "- a line\n" * 19: "slide below large is too large",
+        "```\n" + "x" * 99 + "\n```": "long is too large",
+        f"![a]({NOTEBOOK}#heat)\n\n" + "- a line\n" * 9: "slide below is too large",
+        f"![a]({NOTEBOOK}#lives)\n\n" + "- a line\n" * 14: "slide beside is too large",
+        "Small.": "P is too small",
+    }
+    html = build(lecture_of(tmp_path, *(f"## A slide\n\n{slide}" for slide in too_full)))
+    html = html.replace("<p>Small", '<p style="font-size: .7rem">Small')
+    wanted = [f"slide {i}: {wrong}" for i, wrong in enumerate(too_full.values(), 1) if wrong]
+    assert what_does_not_fit(tmp_path, html) == wanted
