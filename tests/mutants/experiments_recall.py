@@ -1,0 +1,28 @@
+"""Faults planted in experiments/recall.py and experiments/variants.py."""
+
+from tests.mutants.fault import planted
+
+# fmt: off
+FAULTS = [
+    *planted(
+        "experiments/recall.py", "tests/experiments/test_recall.py",
+        ("recall: the answers are asked one token late", "return tokens[:, -2 * pairs : -1], tokens[:, 1 - 2 * pairs :: 2]",
+         "return tokens[:, -2 * pairs :], tokens[:, 1 - 2 * pairs :: 2]"),
+        ("recall: keys come again in the order they were told",
+         "told.gather(1, shuffled(pairs)[..., None].expand_as(told)).flatten(1)]", "told.flatten(1)]"),
+        ("recall: what is told again comes first", "parts.insert(0,", "parts.insert(1,"),
+        ("recall: the pairs between are of the same keys", "others = order[:, pairs:]", "others = order"),
+        ("recall: a state is lost between parts of a long gap", "_, state = model(part, state)", "_, state = model(part)"),
+        ("recall: half-lives of all slots count alike", "return sum(v * (1 - f) ** fillers for v, f in", "return sum(sum(layer[\"value\"]) / len(layer[\"value\"]) * (1 - f) ** fillers for v, f in"),
+        ("recall: a run that is there is made again", "if (name, seed) not in done]", "]"),
+    ),
+    *planted(
+        "experiments/variants.py", "tests/experiments/test_variants.py",
+        ("variants: the wrong rate is 1", "(torch.ones_like(eta), mu), z", "(eta, torch.ones_like(mu)), z"),
+        ("variants: one router for both", "write, read = logits.chunk(2, -1)", "write = read = logits.chunk(2, -1)[0]"),
+        ("variants: what is read is not brought back to its size", "return FLAT**0.5 * y, memory\n\n    def", "return y, memory\n\n    def"),
+        ("variants: a step keeps the norm", "y, memory = fast.step_(theta, phi, value, memory, eps=FLAT)",
+         "y, memory = fast.step_(theta, phi, value, memory, eps=self.eps)"),
+    ),
+]
+# fmt: on
