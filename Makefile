@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+SITE_READY := .venv/ready-site
 
-.PHONY: help demo test test-long mutants bench search slots gpu kernels notebooks lab slides student mark lint
+.PHONY: help demo test test-long mutants bench search slots gpu kernels notebooks lab slides student mark site test-site lint
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -52,6 +53,15 @@ student: $(READY) ## a folder to hand out, without solutions: SEED=2027 draws ot
 mark: $(READY) ## marks what students handed in: SUBMISSIONS=folder, and the SEED of what they got
 	$(BIN)/python -m notebooks.mark "$(SUBMISSIONS)" --seed $(or $(SEED),0)
 
+site: $(SITE_READY) ## the pages and the notebooks as a folder for a browser, out/site
+	rm -rf out/site out/.site
+	$(BIN)/sphinx-build -q -E -W --keep-going -c docs/site -d out/.site/doctrees . out/.site/html
+	mv out/.site/html out/site
+	rm -rf out/.site
+
+test-site: site ## the site in a browser: links, formulas, pictures
+	$(BIN)/pytest -rs tests/site
+
 lint: $(READY) ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +72,8 @@ $(READY): requirements.txt pyproject.toml
 		{ echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); this project needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(SITE_READY): $(READY) docs/site/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r docs/site/requirements.txt
 	@touch $@

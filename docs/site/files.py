@@ -1,0 +1,104 @@
+"""Links to files and folders of the repository lead to pages that show them, with line numbers.
+
+Sphinx alone offers a file as a download, and has no answer for a folder.
+"""
+
+import posixpath
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+from docutils import nodes
+from pygments.lexers import get_lexer_for_filename
+from pygments.util import ClassNotFound
+from sphinx import addnodes
+from sphinx.transforms import SphinxTransform
+from sphinx.util.osutil import relative_uri
+
+KEPT_BACK = "notebooks/solutions"  # whoever has the repository has them
+linked: set[str] = set()  # files and folders that pages link to
+
+
+class FileLinks(SphinxTransform):
+    """Runs when a page has been read, before Sphinx looks for the targets of its links."""
+
+    default_priority = 500
+
+    def apply(self) -> None:
+        here = self.env.docname
+        for link in [*self.document.findall(addnodes.pending_xref), *self.document.findall(addnodes.download_reference)]:
+            path = posixpath.normpath(link["reftarget"])
+            if link.get("refdomain") != "doc":  # which a link to a page has, and whose target starts at the root
+                path = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
+            if path.startswith(KEPT_BACK):
+                link.replace_self(link.children)
+            elif link.get("refdomain") != "doc" and (text := shown(self.env.srcdir / path)) is not None:
+                linked.add(path)
+                uri = relative_uri(self.app.builder.get_target_uri(here), f"source/{path}.html")
+                quoted = link.astext() if link.next_node(nodes.literal) else None
+                link.replace_self(nodes.reference("", "", *link.children, refuri=uri + line_of(quoted, text)))
+
+
+def shown(path: Path) -> str | None:
+    """The text of a file, an empty one for a folder, and None for what a page cannot show."""
+    try:
+        return "" if path.is_dir() else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def line_of(quoted: str | None, text: str) -> str:
+    """The anchor of the line with the code, or the function, that a link quotes."""
+    places = [text.find(code) for code in (f"def {quoted}(", quoted or "")]
+    at = next((place for place in places if place > 0), -1)
+    return f"#L-{text.count(chr(10), 0, at) + 1}" if at > 0 else ""
+
+
+def pages(app) -> Iterator[tuple[str, dict, str]]:
+    """The pages of linked files and folders, and of what is in these folders."""
+    waiting, done = sorted(linked), set()
+    while waiting:
+        path = waiting.pop()
+        if path in done:
+            continue
+        done.add(path)
+        file = Path(app.srcdir, path)
+        if file.is_dir():
+            names = sorted(child.name for child in file.iterdir() if child.name[0] not in "._" or child.suffix)
+            children = {name: f"{path}/{name}" for name in names if f"{path}/{name}" != KEPT_BACK}
+            waiting += [child for child in children.values() if is_source(app, child)]
+            body = "".join(f"<li>{entry(app, path, name, child)}</li>\n" for name, child in children.items())
+            body = f"<ul>\n{body}</ul>"
+        else:
+            body = highlighted(app, file)
+        yield f"source/{path}", {"title": path, "body": f"<h1>{escape(path)}</h1>\n{body}"}, "page.html"
+
+
+def is_source(app, path: str) -> bool:
+    return app.env.path2doc(path) not in app.env.found_docs and shown(Path(app.srcdir, path)) is not None
+
+
+def entry(app, folder: str, name: str, path: str) -> str:
+    """A line of a folder's page: a link, where the site has something to show."""
+    if is_source(app, path):
+        target = f"source/{path}"
+    elif app.env.path2doc(path) in app.env.found_docs:
+        target = app.env.path2doc(path)
+    else:
+        return escape(name)
+    return f'<a href="{escape(relative_uri(f"source/{folder}.html", f"{target}.html"))}">{escape(name)}</a>'
+
+
+def highlighted(app, file: Path) -> str:
+    try:
+        language = get_lexer_for_filename(file.name).aliases[0]
+    except ClassNotFound:
+        language = "text"
+    return app.builder.highlighter.highlight_block(
+        file.read_text(encoding="utf-8"), language, linenos="inline", lineanchors="L", anchorlinenos=True
+    )
+
+
+def setup(app) -> None:
+    app.add_transform(FileLinks)
+    app.connect("html-collect-pages", pages)
