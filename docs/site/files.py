@@ -26,17 +26,20 @@ class FileLinks(SphinxTransform):
 
     def apply(self) -> None:
         here = self.env.docname
-        for link in [*self.document.findall(addnodes.pending_xref), *self.document.findall(addnodes.download_reference)]:
-            path = posixpath.normpath(link["reftarget"])
-            if link.get("refdomain") != "doc":  # which a link to a page has, and whose target starts at the root
-                path = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
+        for link in [
+            *self.document.findall(addnodes.pending_xref),
+            *self.document.findall(addnodes.download_reference),
+        ]:
+            is_page = link.get("refdomain") == "doc"  # then its target is named from the root
+            path = posixpath.normpath(posixpath.join("" if is_page else posixpath.dirname(here), link["reftarget"]))
             if path.startswith(KEPT_BACK):
                 link.replace_self(link.children)
-            elif link.get("refdomain") != "doc" and (text := shown(self.env.srcdir / path)) is not None:
+            elif not is_page and (text := shown(self.env.srcdir / path)) is not None:
                 linked.add(path)
                 uri = relative_uri(self.app.builder.get_target_uri(here), f"source/{path}.html")
-                quoted = link.astext() if link.next_node(nodes.literal) else None
-                link.replace_self(nodes.reference("", "", *link.children, refuri=uri + line_of(quoted, text)))
+                if link.next_node(nodes.literal):
+                    uri += line_of(link.astext(), text)
+                link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
 
 
 def shown(path: Path) -> str | None:
@@ -47,11 +50,10 @@ def shown(path: Path) -> str | None:
         return None
 
 
-def line_of(quoted: str | None, text: str) -> str:
+def line_of(code: str, text: str) -> str:
     """The anchor of the line with the code, or the function, that a link quotes."""
-    places = [text.find(code) for code in (f"def {quoted}(", quoted or "")]
-    at = next((place for place in places if place > 0), -1)
-    return f"#L-{text.count(chr(10), 0, at) + 1}" if at > 0 else ""
+    places = [place for quoted in (f"def {code}(", code) if (place := text.find(quoted)) >= 0]
+    return f"#L-{text.count(chr(10), 0, places[0]) + 1}" if places else ""
 
 
 def pages(app) -> Iterator[tuple[str, dict, str]]:
@@ -64,7 +66,7 @@ def pages(app) -> Iterator[tuple[str, dict, str]]:
         done.add(path)
         file = Path(app.srcdir, path)
         if file.is_dir():
-            names = sorted(child.name for child in file.iterdir() if child.name[0] not in "._" or child.suffix)
+            names = sorted(child.name for child in file.iterdir() if not child.name.startswith((".", "__pycache__")))
             children = {name: f"{path}/{name}" for name in names if f"{path}/{name}" != KEPT_BACK}
             waiting += [child for child in children.values() if is_source(app, child)]
             body = "".join(f"<li>{entry(app, path, name, child)}</li>\n" for name, child in children.items())

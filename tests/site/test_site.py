@@ -1,0 +1,162 @@
+"""Every page of the built site, opened in a browser: links, formulas, pictures, and nothing from outside.
+
+`make test-site` builds the site and runs this. `make test` does not, since it needs Chromium.
+"""
+
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+
+pytest.importorskip("websocket", reason="needs docs/site/requirements.txt: run `make test-site`")
+
+from tests.site.browser import BINARY, Browser
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "out" / "site"
+if BINARY is None:
+    pytest.skip("no chromium and no chrome on the PATH: the site is not tested", allow_module_level=True)
+if not SITE.exists():
+    pytest.skip("no site in out/site: run `make test-site`", allow_module_level=True)
+
+PAGES = sorted(set(SITE.rglob("*.html")) - {SITE / "index.html"})
+SOURCES = [page for folder in (".", "docs", "notebooks") for page in sorted((ROOT / folder).glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# What the page shows. Code is left out: it may show anything.
+SHOWN = """(async () => {
+    const images = [...document.images];
+    images.forEach(image => image.loading = "eager");
+    await Promise.all(images.map(image => image.decode().catch(() => {})));
+    await document.fonts.ready;
+    const copy = document.body.cloneNode(true);
+    copy.querySelectorAll("pre, code, math, script, style, svg").forEach(node => node.remove());
+    return {
+        text: copy.textContent,
+        links: [...document.links].map(link => link.href),
+        empty: images.filter(image => !image.naturalWidth).map(image => image.src),
+        formulas: [...document.querySelectorAll("math")].filter(
+            formula => formula.querySelector("merror") || !formula.getBoundingClientRect().width).length,
+        width: Math.max(...[...document.querySelectorAll("html, .main, .content, article")].map(
+            box => box.scrollWidth - box.clientWidth)),
+        address: location.href,
+    };
+})()"""
+RAW_FORMULA = re.compile(r"\$[^$\n]+\$|\\[a-zA-Z]+|```")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    browser = Browser()
+    yield browser
+    browser.close()
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    return set(re.findall(r'\bid="([^"]+)"', page.read_text(encoding="utf-8")))
+
+
+def leads_nowhere(link: str) -> bool:
+    parts = urlsplit(link)
+    target, anchor = Path(unquote(parts.path)), unquote(parts.fragment)
+    if parts.scheme != "file":
+        return False
+    return not target.is_file() or (anchor != "" and anchor not in anchors(target))
+
+
+def faults(browser: Browser, page: Path, site: Path = SITE) -> list[str]:
+    """What is wrong with a page, each with the kind of fault in front."""
+    events = browser.open(page.as_uri())
+    shown = browser.evaluate(SHOWN)
+    assert shown["address"] == page.as_uri()
+    found = [f"link: {link}" for link in shown["links"] if leads_nowhere(link)]
+    found += [f"formula: {raw}" for raw in RAW_FORMULA.findall(shown["text"])]
+    found += [f"formula: {shown['formulas']} without a picture"] * bool(shown["formulas"])
+    found += [f"image: {address}" for address in shown["empty"]]
+    found += [f"width: {shown['width']} pixels more than a phone has"] * (shown["width"] > 0)
+    for event in events:
+        method, what = event["method"], event["params"]
+        if method == "Network.requestWillBeSent":
+            address = what["request"]["url"]
+            if not address.startswith((site.as_uri(), "data:", "about:")):
+                found.append(f"request: {address}")
+        elif method == "Runtime.exceptionThrown":
+            found.append(f"console: {what['exceptionDetails']['text']}")
+        elif method == "Runtime.consoleAPICalled" and what["type"] in ("error", "warning", "assert"):
+            found.append(f"console: {what['args']}")
+        elif method == "Log.entryAdded" and what["entry"]["level"] in ("error", "warning"):
+            found.append(f"console: {what['entry']['text']} {what['entry'].get('url', '')}")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(SITE).as_posix())
+def test_page(page, browser):
+    assert not faults(browser, page)
+
+
+def test_every_page_and_notebook_is_there_and_no_solution():
+    wanted = {path.relative_to(ROOT).with_suffix(".html") for path in SOURCES + NOTEBOOKS}
+    assert wanted <= {page.relative_to(SITE) for page in PAGES}
+    assert not [path for path in SITE.rglob("*") if "solutions" in path.as_posix()[len(SITE.as_posix()) :]]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_shows_its_stored_figures(notebook):
+    cells = nbformat.read(notebook, 4).cells
+    stored = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", ()))
+    text = (SITE / "notebooks" / notebook.with_suffix(".html").name).read_text(encoding="utf-8")
+    assert stored and len(re.findall(r'<img [^>]*src="\.\./_images/', text)) == stored
+
+
+def test_the_index_leads_to_the_first_page():
+    assert "url=README.html" in (SITE / "index.html").read_text(encoding="utf-8")
+
+
+def test_quoted_code_leads_to_its_line():
+    page = (SITE / "docs" / "equations.html").read_text(encoding="utf-8")
+    quotes = re.findall(r'href="\.\./source/([^"#]+)\.html(?:#L-(\d+))?">', page)
+    assert len(quotes) > 50 and all(line for _, line in quotes)
+
+
+def test_search_finds_pages(browser):
+    browser.open((SITE / "search.html").as_uri() + "?q=temperature")
+    wait = "new Promise(done => setInterval(() => document.querySelector('.search li a') && done(true), 100))"
+    assert browser.evaluate(f"Promise.race([{wait}, new Promise(done => setTimeout(done, 20000, false))])")
+
+
+@pytest.fixture(scope="module")
+def copied_site(tmp_path_factory):
+    return shutil.copytree(SITE, tmp_path_factory.mktemp("copied") / "site")
+
+
+PLANTED = {
+    '<a href="docs/nothing.html">a page that is not there</a>': "link",
+    '<a href="docs/derivation.html#nothing">an anchor that is not there</a>': "link",
+    '<img src="https://example.org/picture.png">': "request",
+    '<script src="https://example.org/script.js"></script>': "request",
+    '<style>@import url("https://example.org/font.css");</style>': "request",
+    r"<p>The decay is $1 - \theta$.</p>": "formula",
+    r"<p>\begin{aligned} y &amp;= x \end{aligned}</p>": "formula",
+    "<math><merror><mtext>a formula</mtext></merror></math>": "formula",
+    '<img src="_images/nothing.png">': "image",
+    '<div style="width: 3000px">wide</div>': "width",
+    "<script>throw Error('a fault')</script>": "console",
+    "<script>console.error('a fault')</script>": "console",
+    '<link rel="stylesheet" href="_static/nothing.css">': "console",
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_planted_faults_are_found(fault, copied_site, browser):
+    text = (copied_site / "README.html").read_text(encoding="utf-8")
+    page = copied_site / "planted.html"
+    page.write_text(text, encoding="utf-8")
+    assert not faults(browser, page, copied_site)
+    assert text.count("<p>From a token") == 1
+    page.write_text(text.replace("<p>From a token", f"{fault}<p>From a token"), encoding="utf-8")
+    kinds = {found.split(":")[0] for found in faults(browser, page, copied_site)}
+    assert PLANTED[fault] in kinds, kinds
