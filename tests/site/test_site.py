@@ -40,7 +40,7 @@ SHOWN = """(async () => {
         empty: images.filter(image => !image.naturalWidth).map(image => image.src),
         formulas: [...document.querySelectorAll("math")].filter(
             formula => formula.querySelector("merror") || !formula.getBoundingClientRect().width).length,
-        width: Math.max(...[...document.querySelectorAll("html, .main, .content, article")].map(
+        width: Math.max(...[...document.querySelectorAll("html, .main, .content")].map(
             box => box.scrollWidth - box.clientWidth)),
         address: location.href,
     };
