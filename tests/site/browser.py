@@ -55,7 +55,7 @@ class Browser:
             raise RuntimeError(f"{method}: {message['error']}")
         return message["result"]
 
-    def open(self, address: str) -> list[dict]:
+    def visit(self, address: str) -> list[dict]:
         """Open a page and wait until it is loaded. What happened on the way, as events of the protocol."""
         self._go("about:blank")
         self.events = []

@@ -70,7 +70,7 @@ def leads_nowhere(link: str) -> bool:
 
 def faults(browser: Browser, page: Path, site: Path = SITE) -> list[str]:
     """What is wrong with a page, each with the kind of fault in front."""
-    events = browser.open(page.as_uri())
+    events = browser.visit(page.as_uri())
     shown = browser.evaluate(SHOWN)
     assert shown["address"] == page.as_uri()
     found = [f"link: {link}" for link in shown["links"] if leads_nowhere(link)]
@@ -123,7 +123,7 @@ def test_quoted_code_leads_to_its_line():
 
 
 def test_search_finds_pages(browser):
-    browser.open((SITE / "search.html").as_uri() + "?q=temperature")
+    browser.visit((SITE / "search.html").as_uri() + "?q=temperature")
     wait = "new Promise(done => setInterval(() => document.querySelector('.search li a') && done(true), 100))"
     assert browser.evaluate(f"Promise.race([{wait}, new Promise(done => setTimeout(done, 20000, false))])")
 
