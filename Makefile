@@ -58,6 +58,7 @@ site: $(SITE_READY) ## the pages and the notebooks as a folder for a browser, ou
 	$(BIN)/sphinx-build -q -E -W --keep-going -c docs/site -d out/.site/doctrees . out/.site/html
 	mv out/.site/html out/site
 	rm -rf out/.site
+	@echo "written: out/site/index.html"
 
 test-site: site ## the site in a browser: links, formulas, pictures
 	$(BIN)/pytest -rs tests/site

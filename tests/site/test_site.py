@@ -18,10 +18,10 @@ from tests.site.browser import BINARY, Browser
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "out" / "site"
-if BINARY is None:
-    pytest.skip("no chromium and no chrome on the PATH: the site is not tested", allow_module_level=True)
-if not SITE.exists():
-    pytest.skip("no site in out/site: run `make test-site`", allow_module_level=True)
+pytestmark = [
+    pytest.mark.skipif(BINARY is None, reason="no chromium and no chrome on the PATH: the site is not tested"),
+    pytest.mark.skipif(not SITE.exists(), reason="no site in out/site: run `make test-site`"),
+]
 
 PAGES = sorted(set(SITE.rglob("*.html")) - {SITE / "index.html"})
 SOURCES = [page for folder in (".", "docs", "notebooks") for page in sorted((ROOT / folder).glob("*.md"))]
