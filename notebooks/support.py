@@ -1,21 +1,30 @@
-"""What the notebooks share: how large to run, one look for figures, a measurement, checks that raise."""
+"""What the notebooks share: how large to run, one look for figures, measurements and stored ones, checks that raise."""
 
+import io
+import json
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from unittest.mock import patch
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 import torch
+from IPython.display import Image
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from lm.plots import TEXT
 
 NUMPY_FLOATS = {"fp16": np.float16, "fp32": np.float32, "fp64": np.float64}  # by Triton's names
 SMOKE = os.environ.get("NOTEBOOK_SMOKE") == "1"  # small sizes, for tests
+READER = "NOTEBOOK_SMOKE" not in os.environ  # somebody who can move a slider; notebooks/run.py and mark.py set it
 
 
 def pick(full, smoke):
@@ -86,15 +95,19 @@ def check_no_loop(what: str, function: Callable[[Tensor], object], few: Tensor, 
     AssertionError: a sum: there is a loop: Python takes ... steps for 3 numbers, ... for 3000
     """
     function(few)  # what a first call prepares is not counted
-    short, long = (_python_steps(function, numbers) for numbers in (few, many))
+    short, long = (python_steps(function, numbers) for numbers in (few, many))
     if long > 2 * short:
         steps = f"Python takes {short} steps for {len(few)} numbers, {long} for {len(many)}"
         raise AssertionError(f"{what}: there is a loop: {steps}")
     print(f"ok: {what}, without a loop")
 
 
-def _python_steps(function: Callable, numbers: Tensor) -> int:
-    """Bytecodes of the call and of all Python functions that it calls."""
+def python_steps(function: Callable, *arguments) -> int:
+    """Bytecodes of the call and of all Python functions that it calls.
+
+    >>> python_steps(sum, [1] * 1000) < 10 < python_steps(lambda v: [x + 1 for x in v], [1] * 1000)
+    True
+    """
     steps = 0
 
     def trace(frame, event, _):
@@ -106,7 +119,7 @@ def _python_steps(function: Callable, numbers: Tensor) -> int:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        function(numbers)
+        function(*arguments)
     finally:
         sys.settrace(before)
     return steps
@@ -147,3 +160,39 @@ def only_within(*tensors: Tensor) -> Iterator[None]:
     for kind, count in strays.items():
         if count:
             raise AssertionError(f"{count} numbers were {kind} beyond the end of the tensors: which mask is missing?")
+
+
+def stored_result(name: str) -> dict:
+    """What `python -m experiments NAME` has measured and the project keeps.
+
+    >>> sorted(stored_result("speed_sparse"))[:3]
+    ['about', 'batch', 'decode']
+    """
+    path = Path(__file__).parent.parent / "docs" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def small(figure: Figure) -> Image:
+    """The figure as a picture of 256 colours, which takes a third of the bytes."""
+    full, few = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, bbox_inches="tight")
+    plt.close(figure)
+    PIL.Image.open(full).convert("RGB").quantize(256).save(few, "png", optimize=True)
+    return Image(few.getvalue())
+
+
+def slider(draw: Callable, **ranges: tuple[int, int, int]):
+    """What draw gives for the numbers where the sliders stand: of each number its least, its largest and its first.
+
+    Without ipywidgets, or where the output is to be stored, there is no slider: draw's picture for the first numbers.
+    """
+    if not (READER and find_spec("ipywidgets")):
+        return draw(**{name: first for name, (_, _, first) in ranges.items()})
+    from ipywidgets import IntSlider, interact
+
+    sliders = {
+        name: IntSlider(min=least, max=most, value=first, continuous_update=False)
+        for name, (least, most, first) in ranges.items()
+    }
+    interact(draw, **sliders)
+    return None
