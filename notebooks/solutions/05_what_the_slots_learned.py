@@ -6,6 +6,55 @@ answer sees what the notebook has imported and defined up to there.
 # ruff: noqa: F811, F821
 
 
+# %% age, right: byte by byte
+def mean_age(theta):
+    held, total = 0.0, 0.0  # sum of shares, and of shares times ages
+    for write in theta.tolist():
+        total = (1 - write) * (total + held)
+        held = (1 - write) * held + write
+    return total / held
+
+
+# %% age, right: products from the end
+def mean_age(theta):
+    newest_first = theta.flip(0)
+    left = torch.cat([torch.ones(1), (1 - newest_first).cumprod(0)[:-1]])
+    weights = newest_first * left
+    return weights @ torch.arange(len(theta)).float() / weights.sum()
+
+
+# %% age, right: numpy's average
+def mean_age(theta):
+    return np.average(np.arange(len(theta))[::-1], weights=shares(theta[:, None])[:, 0].numpy())
+
+
+# %% age, wrong: not divided by the sum of shares
+def mean_age(theta):
+    return shares(theta[:, None])[:, 0] @ torch.arange(len(theta)).flip(0).float()
+
+
+# %% age, wrong: the last byte has age 1
+def mean_age(theta):
+    weights = shares(theta[:, None])[:, 0]
+    return weights @ torch.arange(len(theta), 0, -1).float() / weights.sum()
+
+
+# %% age, wrong: places, not ages
+def mean_age(theta):
+    weights = shares(theta[:, None])[:, 0]
+    return weights @ torch.arange(len(theta)).float() / weights.sum()
+
+
+# %% age, wrong: as if nothing were overwritten
+def mean_age(theta):
+    return theta @ torch.arange(len(theta)).flip(0).float() / theta.sum()
+
+
+# %% age, wrong: the rule of a constant theta
+def mean_age(theta):
+    return (1 - theta.mean()) / theta.mean()
+
+
 # %% bytes-until-half, right: byte by byte
 def bytes_until_half(theta, start):
     left = 1.0
@@ -82,7 +131,8 @@ def choice(alpha):
 
 # %% choice, wrong: the entropy of the strongest slots
 def choice(alpha):
-    return bits(alpha.argmax(-1))
+    share = alpha.argmax(-1).bincount() / len(alpha)
+    return torch.special.entr(share).sum() / math.log(2)
 
 
 # %% choice, wrong: less the entropy of the first row only
@@ -158,3 +208,46 @@ def beyond(kinds, text, slots):
 # %% beyond, wrong: what the slot tells of the byte
 def beyond(kinds, text, slots):
     return information(text, slots)
+
+
+# %% spare, right: the cheapest, as many as the limit allows
+def spare(cost, rises, read):
+    order = rises.argsort()
+    for count in range(len(order), 0, -1):
+        if cost(order[:count]) <= 0.02:
+            return order[:count]
+
+
+# %% spare, right: the half that is read least
+def spare(cost, rises, read):
+    return read.argsort()[: M // 2]
+
+
+# %% spare, right: the half that costs least, each alone
+def spare(cost, rises, read):
+    return rises.argsort()[: len(rises) // 2].tolist()
+
+
+# %% spare, wrong: the first half
+def spare(cost, rises, read):
+    return torch.arange(M // 2)
+
+
+# %% spare, wrong: the half that is read most
+def spare(cost, rises, read):
+    return read.argsort(descending=True)[: M // 2]
+
+
+# %% spare, wrong: the one that costs least
+def spare(cost, rises, read):
+    return [int(rises.argmin())]
+
+
+# %% spare, wrong: all
+def spare(cost, rises, read):
+    return range(M)
+
+
+# %% spare, wrong: the cheapest, again and again
+def spare(cost, rises, read):
+    return [int(rises.argmin())] * M
