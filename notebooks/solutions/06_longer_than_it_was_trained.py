@@ -190,3 +190,156 @@ def far_worth(read, cut, segment):
 # %% far, wrong: what is less than nothing counts as more
 def far_worth(read, cut, segment):
     return (cut - read).abs().unflatten(1, (-1, segment))[:, 1:, segment // 2 :].mean()
+
+
+# %% paid, right: byte by byte
+def paid(mean, first, last, n):
+    by_byte = [m for m, begin, end in zip(mean, first, last, strict=True) for _ in range(begin, end + 1)]
+    return sum(by_byte[:n]) / sum(by_byte)
+
+
+# %% paid, right: means of everything so far
+def paid(mean, first, last, n):
+    mean, first, last = (torch.tensor(v, dtype=torch.float64) for v in (mean, first, last))
+    so_far = (mean * (last - first + 1)).cumsum(0)
+    return (so_far[last == n] / so_far[-1]).item()
+
+
+# %% paid, right: with numpy
+def paid(mean, first, last, n):
+    import numpy as np
+
+    cost = np.array(mean) * np.diff([0, *last])
+    return cost[np.array(last) <= n].sum() / cost.sum()
+
+
+# %% paid, wrong: buckets count alike
+def paid(mean, first, last, n):
+    return sum(mean[: last.index(n) + 1]) / sum(mean)
+
+
+# %% paid, wrong: means, not sums
+def paid(mean, first, last, n):
+    width = [end - begin + 1 for begin, end in zip(first, last, strict=True)]
+    cost = [m * w for m, w in zip(mean, width, strict=True)]
+    at = last.index(n) + 1
+    return (sum(cost[:at]) / n) / (sum(cost) / last[-1])
+
+
+# %% paid, wrong: without the bucket that ends at n
+def paid(mean, first, last, n):
+    cost = [m * (end - begin + 1) for m, begin, end in zip(mean, first, last, strict=True)]
+    return sum(cost[: last.index(n)]) / sum(cost)
+
+
+# %% paid, wrong: what comes after n
+def paid(mean, first, last, n):
+    cost = [m * (end - begin + 1) for m, begin, end in zip(mean, first, last, strict=True)]
+    return sum(cost[last.index(n) + 1 :]) / sum(cost)
+
+
+# %% paid, wrong: what is less than nothing counts as more
+def paid(mean, first, last, n):
+    cost = [abs(m) * (end - begin + 1) for m, begin, end in zip(mean, first, last, strict=True)]
+    return sum(cost[: last.index(n) + 1]) / sum(cost)
+
+
+# %% copy, right: the longest match of three lengths
+def with_copy(p, tokens):
+    text, ended = bytes(min(t, 255) for t in tokens.tolist()), {}
+    for t in range(len(text)):
+        guess = None
+        for k in (4, 6, 10):
+            key = text[t - k + 1 : t + 1] if t >= k - 1 else None
+            if key is not None:
+                if key in ended:
+                    guess = text[ended[key] + 1], {4: 0.2, 6: 0.3, 10: 0.5}[k]
+                ended[key] = t
+        if guess:
+            p[t] *= 1 - guess[1]
+            p[t, guess[0]] += guess[1]
+    return p
+
+
+# %% copy, right: all places at once, the latest counts
+def with_copy(p, tokens):
+    k, n = 6, len(tokens)
+    rows = tokens.unfold(0, k, 1)  # row r ends at place r + k - 1
+    same = (rows[:, None] == rows[None]).all(-1).tril(-1)
+    latest = (same * torch.arange(1, len(rows) + 1)).amax(1)  # 0: none
+    places = latest.nonzero().flatten()
+    after = tokens[latest[places] - 1 + k]
+    mixed, at = p.clone(), places + k - 1
+    mixed[at] *= 0.7
+    mixed[at, after] += 0.3
+    assert len(mixed) == n
+    return mixed
+
+
+# %% copy, right: as sure as it was right so far
+def with_copy(p, tokens):
+    text, ended, right, asked, guess = tokens.tolist(), {}, 1, 4, None
+    for t in range(len(text)):
+        if guess is not None:
+            right, asked = right + (guess == text[t]), asked + 1
+        key, guess = tuple(text[max(0, t - 4) : t + 1]), None
+        if key in ended:
+            guess, share = text[ended[key] + 1], 0.6 * right / asked
+            p[t] *= 1 - share
+            p[t, guess] += share
+        ended[key] = t
+    return p
+
+
+# %% copy, wrong: the model as it is
+def with_copy(p, tokens):
+    return p
+
+
+# %% copy, wrong: looks at the byte that comes
+def with_copy(p, tokens):
+    p[:-1] *= 0.5
+    p[torch.arange(len(p) - 1), tokens[1:]] += 0.5
+    return p
+
+
+# %% copy, wrong: the dictionary is filled with the whole text first
+def with_copy(p, tokens):
+    text = tokens.tolist()
+    ended = {tuple(text[t - 4 : t + 1]): t for t in range(4, len(text) - 1)}
+    for t in range(4, len(text)):
+        key = tuple(text[t - 4 : t + 1])
+        if key in ended:
+            p[t] *= 0.7
+            p[t, text[ended[key] + 1]] += 0.3
+    return p
+
+
+# %% copy, wrong: rows that add up to more than 1
+def with_copy(p, tokens):
+    text, ended = tokens.tolist(), {}
+    for t in range(4, len(text)):
+        key = tuple(text[t - 4 : t + 1])
+        if key in ended:
+            p[t, text[ended[key] + 1]] += 0.3
+        ended[key] = t
+    return p
+
+
+# %% copy, wrong: too sure
+def with_copy(p, tokens):
+    text, ended = tokens.tolist(), {}
+    for t in range(2, len(text)):
+        key = tuple(text[t - 2 : t + 1])
+        if key in ended:
+            p[t] *= 0.001
+            p[t, text[ended[key] + 1]] += 0.999
+        ended[key] = t
+    return p
+
+
+# %% copy, wrong: the byte itself again, not the one that came after it
+def with_copy(p, tokens):
+    p *= 0.7
+    p[torch.arange(len(p)), tokens] += 0.3
+    return p
