@@ -1,4 +1,4 @@
-"""python -m lm: the commands are in lm/cli.py."""
+"""python -m lm: the commands are in lm/cli.py, and `check` in lm/check.py."""
 
 import os
 import sys
@@ -8,7 +8,16 @@ import sys
 # fm-sparse step). GNU OpenMP reads this once, so before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from lm.cli import main
+
+def main() -> int:
+    if sys.argv[1:2] == ["check"]:  # which runs where what the other commands import is missing
+        from lm import check
+
+        return check.main(sys.argv[2:])
+    from lm import cli
+
+    return cli.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

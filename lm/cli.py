@@ -1,4 +1,4 @@
-"""The command line: python -m lm train | evaluate | generate | publish."""
+"""The command line: python -m lm train | evaluate | generate | publish | check."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ import torch
 
 import fast
 from layers import mixers_with
-from lm import checkpoint, plots, pretrained
+from lm import check, checkpoint, machine, plots, pretrained
 from lm.checkpoint import CheckpointError
 from lm.data import SPLITS, Corpus, DataError, read_corpus, reference_lines
 from lm.evaluate import evaluate, file_windows, table
@@ -40,9 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str] | None) -> int:
     args = _parser().parse_args(arguments)
     try:
-        args.run(args)
+        code = args.run(args)
         sys.stdout.flush()  # here, so that a broken pipe shows while it can be dealt with
-        return 0
+        return code or 0
     except (UsageError, DataError, CheckpointError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # the reader, head for one, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,11 +75,13 @@ def _complain(args: argparse.Namespace, message: object, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lm", description="A byte-level language model.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train | evaluate | generate | publish")
+    names = "train | evaluate | generate | publish | check"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     _train_options(commands.add_parser("train", help="train a model, or go on with one"))
     _evaluate_options(commands.add_parser("evaluate", help="loss by position, in a table and a figure"))
     _generate_options(commands.add_parser("generate", help="text that follows a prompt"))
     _publish_options(commands.add_parser("publish", help="measure a model and put it among the bundled ones"))
+    commands.add_parser("check", help=check.HELP, description=check.HELP).set_defaults(run=lambda _: check.main([]))
     return parser
 
 
@@ -208,13 +210,12 @@ def _parameters(config: Config) -> int:
 
 def _check_memory(parameters: int, device: str) -> None:
     needs = 4 * 4 * parameters  # weights, gradients and two moments in float32
-    if device == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needs > has:
-            raise UsageError(
-                f"training {parameters:,} parameters takes {needs / 1e9:,.0f} GB of memory, this machine has "
-                f"{has / 1e9:,.0f}; a smaller --width or fewer --layers help"
-            )
+    has = machine.memory()
+    if device == "cpu" and has is not None and needs > has:
+        raise UsageError(
+            f"training {parameters:,} parameters takes {needs / 1e9:,.0f} GB of memory, this machine has "
+            f"{has / 1e9:,.0f}; a smaller --width or fewer --layers help"
+        )
 
 
 def _evaluate(args: argparse.Namespace) -> None:

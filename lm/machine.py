@@ -4,11 +4,11 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
 
 def environment() -> dict[str, str]:
     """What the speeds depend on."""
+    import torch  # here, since `python -m lm check` looks at machines without it
+
     try:
         triton = version("triton")
     except PackageNotFoundError:
@@ -23,7 +23,21 @@ def environment() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """What the numbers of a run depend on besides the code."""
+    import torch
+
     return {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()}
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int | None:
+    """Bytes of this machine; None where the system does not say."""
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def _cpu_name() -> str:
