@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -82,7 +83,7 @@ PACKAGES = (
 def main(arguments: list[str] | None = None) -> int:
     """Print a line for each look; 0 if all needed parts work, else 1."""
     argparse.ArgumentParser(prog="python -m lm check", description=HELP).parse_args(arguments)
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is none
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows a ?
     found: list[Line] = []
     try:
@@ -272,12 +273,11 @@ def _bundled_models() -> Iterator[Line]:
 
 def _kernel() -> Iterator[Line]:
     """Notebooks ask for the kernel python3, which must be this Python."""
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-
+    specs = importlib.import_module("jupyter_client.kernelspec")  # which comes with ipykernel
     how = (False, "running a notebook", "python -m ipykernel install --sys-prefix")
     try:
-        program = KernelSpecManager().get_kernel_spec("python3").argv[0]
-    except NoSuchKernel:
+        program = specs.KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except specs.NoSuchKernel:
         yield Line(MISSING, "Jupyter kernel", "there is none by the name python3", *how)
         return
     plain = {"python", *(f"python{'.'.join(map(str, sys.version_info[:n]))}" for n in (1, 2))}

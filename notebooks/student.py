@@ -20,7 +20,9 @@ ROOT = FOLDER.parent
 # What a reader of the notebooks needs; solutions and the tools of a teacher are not among it.
 HANDED_OUT = ("reference", "fast", "layers", "lm", "verify", "experiments", "notebooks", "docs", "README.md", "LICENSE",
               "pyproject.toml", "requirements.txt")  # fmt: skip
-KEPT_BACK = ("solutions", "student.py", "mark.py", "slides*", "__pycache__", ".ipynb_checkpoints", "*.part")
+KEPT_BACK = (
+    "solutions", "student.py", "mark.py", "slides*", "site", "course.md", "__pycache__", ".ipynb_checkpoints", "*.part",
+)  # fmt: skip
 POINTS = 2
 SEED = re.compile(r"(manual_seed\()(\d+)(\))")
 POINTER = re.compile(r"\s*Solutions:\s*\[solutions/[^\]]*\]\([^)]*\)\.")
