@@ -15,7 +15,7 @@ include_patterns = ["*.md", "docs/*.md", "notebooks/*.md", "notebooks/*.ipynb"]
 exclude_patterns = [".*", "out", "notebooks/solutions"]
 # A page that stands nowhere here stops the build.
 CONTENTS = {
-    "Start": ["docs/README"],
+    "Start": ["docs/README", "docs/course"],
     "Notebooks": ["notebooks/README", "notebooks/*"],
     "Pages": [
         "docs/architecture", "docs/derivation", "docs/kernels", "docs/verify", "docs/equations", "docs/glossary",
