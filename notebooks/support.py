@@ -60,6 +60,18 @@ def waits_until_half(theta: Tensor, every: int = 16) -> Tensor:
     return torch.cat(waits)
 
 
+def smooth(losses: list[float], over: int = 20) -> Tensor:
+    """The mean of the last `over` losses after every step, or of as many as there are.
+
+    >>> smooth([8.0, 6.0, 4.0, 3.0], over=2)
+    tensor([8.0000, 7.0000, 5.0000, 3.5000], dtype=torch.float64)
+    """
+    sums = torch.tensor([0.0, *losses], dtype=torch.float64).cumsum(0)
+    end = torch.arange(1, len(losses) + 1)
+    begin = (end - over).clamp_min(0)
+    return (sums[end] - sums[begin]) / (end - begin)
+
+
 def check_close(what: str, got: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:
     """Every number of got is want, up to tolerance times the largest |want|; else AssertionError names the worst.
 
