@@ -57,14 +57,18 @@ def equal_width(mixer, d_model, num_layers, target):
     return max(1, math.floor(10 + (target - sizes[0]) / (sizes[1] - sizes[0]) + 0.5))
 
 
-# %% equal-width, right: all widths are tried, without memory
+# %% equal-width, right: by halves, without memory
 def equal_width(mixer, d_model, num_layers, target):
-    def off(width):
+    def more(width):
         with torch.device("meta"):
             config = Config.of(mixer, d_model=d_model, num_layers=num_layers, mlp_width=width)
-            return abs(LanguageModel(config).num_parameters() - target)
+            return LanguageModel(config).num_parameters() - target
 
-    return min(range(1, 400), key=off)
+    low, high = 1, 1000
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if more(middle) <= 0 else (low, middle)
+    return min(low, high, key=lambda width: abs(more(width)))
 
 
 # %% equal-width, right: the parts are counted one by one
