@@ -66,7 +66,8 @@ class Rival:
         return Model(self)
 
 
-_NEAR = {"farthest": 1 << 12, "width": 80}  # as many parameters take more width where there are fewer projections
+# As many parameters take more width where there are fewer projections.
+_NEAR: dict[str, Any] = {"farthest": 1 << 12, "width": 80}
 _PLAIN = {"num_slots": 32, "conv": 0, "gate": False, "expansion": None, "slot_width": 128}
 _FM = {"num_slots": 32}
 _COMPARED = (
