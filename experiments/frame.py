@@ -81,12 +81,16 @@ class Run:
         write(self.folder / f"{self.experiment.name}.json", text_of(result))
 
     def resume(self, empty: dict) -> dict:
-        """What an earlier run stored so far if it was about the same, else the empty result."""
+        """What an earlier run stored so far if it was about the same, else the empty result, and it says why."""
         path = self.folder / f"{self.experiment.name}.json"
         if not path.exists():
             return empty
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if found["about"] == as_stored(empty["about"]) else empty
+        found, wanted = json.loads(path.read_text(encoding="utf-8")), as_stored(empty["about"])
+        unlike = [key for key in {**found["about"], **wanted} if found["about"].get(key) != wanted.get(key)]
+        if unlike:
+            values = ", ".join(f"{key} is {wanted.get(key)}, was {found['about'].get(key)}" for key in unlike)
+            print(f"{path.name} is of another run, so this one begins anew: {values}", flush=True)
+        return empty if unlike else found
 
 
 def main(experiment: Experiment, arguments: list[str]) -> int:

@@ -13,13 +13,15 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, cast
+from unittest.mock import patch
 
 import matplotlib
 import torch
@@ -31,6 +33,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from experiments.frame import Experiment, Run, UsageError, about
 from experiments.variants import NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
 from layers import MIXERS, FactorizationMemory
+from layers.router import Routing
 from layers.short_convolution import ShortConvolution
 from lm.plots import STYLES, TEXT
 from lm.run import Settings
@@ -42,6 +45,7 @@ KINDS = ("key", "value", "filler")
 SHOWN = 8  # the pairs of the table and the figure
 DRAWN = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv")
 LAYERS = 2
+FAINT = 1e-3  # a write weight below it is nothing, where that is tried
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Rival:
     """A mixer with its options, and how it is trained. conv: tokens of a short convolution before it.
 
     of: the rival that this one is but for its learning rate. It has one run, by which the rate was chosen.
+    times: the steps that it trains for, over those of all. stretched: gaps of every tenth batch reach this far.
     """
 
     name: str
@@ -58,6 +63,8 @@ class Rival:
     width: int = 64
     conv: int = 0
     lr: float = 3e-3
+    times: int = 1
+    stretched: int = 0
     farthest: int = 1 << 16  # attention looks at all tokens, so its time grows with the square
     of: str = ""
     module: type[nn.Module] | None = None  # in place of the mixer's, of which it is a variant
@@ -70,10 +77,11 @@ class Rival:
 _NEAR: dict[str, Any] = {"farthest": 1 << 12, "width": 80}
 _PLAIN = {"num_slots": 32, "conv": 0, "gate": False, "expansion": None, "slot_width": 128}
 _FM = {"num_slots": 32}
+_MAMBA = {"state_width": 32, "head_width": 32}
 _COMPARED = (
     Rival("fm", "FM, 32 slots", "fm", _FM),
-    Rival("fm-sparse 8 of 32", "FM, 8 of 32 slots", "fm-sparse", {"num_slots": 32, "top_k": 8}),
-    Rival("mamba2", "Mamba-2, state 4 × 32 × 32", "mamba2", {"state_width": 32, "head_width": 32}),
+    Rival("fm-sparse 8 of 32", "FM, 8 of 32 slots", "fm-sparse", _FM | {"top_k": 8}),
+    Rival("mamba2", "Mamba-2, state 4 × 32 × 32", "mamba2", _MAMBA),
     *(
         Rival(
             f"{kind}{' conv' if conv else ''}",
@@ -97,10 +105,29 @@ _VARIANTS = (
     Rival("no gate", "FM without the gate", "fm", _PLAIN | {"conv": 4}, width=80),
     Rival("conv first", "FM with the convolution before the router", "fm", _FM | {"conv": 0}, conv=4),
 )
+_TRAINED = (
+    *(
+        Rival(f"{name} {word}", f"{title}, {how}", mixer, given, times=times, stretched=stretched)
+        for name, title, mixer, given in (
+            ("fm", "FM", "fm", _FM),
+            ("fm-sparse", "FM, 8 of 32 slots", "fm-sparse", _FM | {"top_k": 8}),
+            ("mamba2", "Mamba-2", "mamba2", _MAMBA),
+        )
+        for word, how, times, stretched in (
+            ("stretched", "every tenth batch has gaps up to 1,024", 1, 1024),
+            ("longer", "twice the steps", 2, 0),
+        )
+    ),
+    Rival(
+        "rotary stretched", "Transformer, rotary, every tenth batch has gaps up to 1,024",
+        "transformer", {"head_width": 20}, stretched=1024, **_NEAR,
+    ),
+)  # fmt: skip
 RATES = (1e-3, 1e-2)  # searched beside the 3e-3 that all have
 RIVALS = (
     _COMPARED
     + _VARIANTS
+    + _TRAINED
     + tuple(
         replace(rival, name=f"{rival.name} {rate:g}", lr=rate, of=rival.name)
         for rival in _COMPARED
@@ -230,13 +257,15 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
     """Every hundred steps and at the end: the step, the mean loss since the last, the model."""
     torch.manual_seed(seed)
     model, generator = rival.model(), torch.Generator().manual_seed(1000 + seed)
-    settings = Settings(steps=sizes.steps, lr=rival.lr, warmup=min(100, sizes.steps // 2))
+    steps = rival.times * sizes.steps
+    settings = Settings(steps=steps, lr=rival.lr, warmup=min(100, steps // 2))
     optimizer = optimizer_for(cast(Any, model), settings)
     scheduler, losses = LambdaLR(optimizer, settings.rate), []
-    for step in range(1, sizes.steps + 1):
+    for step in range(1, steps + 1):
         pairs = sizes.pairs[step % len(sizes.pairs)]
-        gap = int(torch.randint(sizes.gap + 1, (), generator=generator))
-        tokens = sequences(generator, sizes.batch, pairs, gap)
+        far = rival.stretched > 0 and step % 10 == 0
+        gap = int(torch.randint((rival.stretched if far else sizes.gap) + 1, (), generator=generator))
+        tokens = sequences(generator, sizes.batch // (4 if far else 1), pairs, gap)
         _, right = answers(tokens, pairs)
         x, _ = model(tokens[:, :-1])
         loss = F.cross_entropy(model.head(x[:, 1 - 2 * pairs :: 2]).flatten(0, 1), right.flatten())
@@ -246,7 +275,7 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
         optimizer.step()
         scheduler.step()
         losses.append(loss.item())
-        if step % 100 == 0 or step == sizes.steps:
+        if step % 100 == 0 or step == steps:
             yield step, fmean(losses), model
             losses = []
 
@@ -264,18 +293,57 @@ def recall(model: Model, pairs: int, gap: int, count: int, kind: str = "fillers"
 
 
 @torch.no_grad()
+def routings(model: nn.Module, tokens: Tensor) -> list[Routing]:
+    """The write and read weights of each layer of a model with FM layers, over tokens [B, T]."""
+    inputs: list[Tensor] = []
+    blocks = cast("list[Block]", list(cast(nn.ModuleList, model.blocks)))
+    hooks = [block.mixer.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for block in blocks]
+    try:
+        model(tokens)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [block.mixer.route(x) for block, x in zip(blocks, inputs, strict=True)]
+
+
+@contextmanager
+def rewritten(model: nn.Module, layer: int, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """Within, a layer of a model with FM layers writes with change(theta, kinds) in place of theta.
+
+    theta [B, T, M], or [B, T, K] where it is sparse; kinds [B, T] is 0 for a key, 1 for a value, 2 for a filler.
+    """
+    mixer, kinds = cast("list[Block]", model.blocks)[layer].mixer, []
+    route = mixer._route
+    hook = model.register_forward_pre_hook(lambda _, given: kinds.append(given[0] // KEYS))
+
+    def changed(logits: Tensor, rates: tuple[Tensor, Tensor]) -> Routing:
+        routing = route(logits, rates)
+        return routing._replace(theta=change(routing.theta, kinds[-1]))
+
+    try:
+        with patch.object(mixer, "_route", changed):
+            yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def without_faint_writes(model: nn.Module) -> Iterator[None]:
+    """Within, no layer writes where theta is below FAINT. Nothing is trained for it."""
+    with ExitStack() as layers:
+        for layer in range(LAYERS):
+            layers.enter_context(rewritten(model, layer, lambda theta, _: theta * (theta >= FAINT)))
+        yield
+
+
+@torch.no_grad()
 def gates(model: Model, pairs: int = 8, gap: int = 256, count: int = 16) -> list[dict[str, list[float]]]:
     """By layer and kind of token: the mean theta of every slot, while pairs are told and fillers pass."""
     tokens = sequences(torch.Generator().manual_seed(10**6), count, pairs, gap)[:, : 2 * pairs + gap]
-    found, kinds = [], tokens.div(KEYS, rounding_mode="floor")  # 0, 1, 2 as in KINDS
-    for block in cast("list[Block]", model.blocks):
-        block.mixer.register_forward_pre_hook(lambda mixer, inputs: found.append((mixer, inputs[0])))
-    model(tokens)
-    rows = []
-    for mixer, x in found:
-        theta, _, slots = mixer.route(x)
+    kinds, rows = tokens.div(KEYS, rounding_mode="floor"), []  # 0, 1, 2 as in KINDS
+    for block, (theta, _, slots) in zip(cast("list[Block]", model.blocks), routings(model, tokens), strict=True):
         if slots is not None:
-            theta = theta.new_zeros(*theta.shape[:2], mixer.num_slots).scatter(-1, slots, theta)
+            theta = theta.new_zeros(*theta.shape[:2], block.mixer.num_slots).scatter(-1, slots, theta)
         rows.append({kind: theta[kinds == i].mean(0).tolist() for i, kind in enumerate(KINDS)})
     return rows
 
@@ -322,6 +390,11 @@ def one_run(name: str, seed: int, sizes: Sizes) -> dict:
     }  # fmt: skip
     if isinstance(cast(Block, model.blocks[0]).mixer, FactorizationMemory):
         row["gates"] = gates(model)
+        with without_faint_writes(model):
+            row["without faint writes"] = {
+                str(gap): recall(model, SHOWN, gap, sizes.sequences // (4 if gap >= LONG else 1))
+                for gap in sizes.gaps if gap >= sizes.gap
+            }  # fmt: skip
     return row
 
 
@@ -341,7 +414,8 @@ def measure(run: Run) -> dict:
     if run.tiny:
         names = [*names[:1], "mamba2", "none conv"]
     seeds = range(1 if run.tiny else options.seeds)
-    result = run.resume({"about": about(None, **{"steps": sizes.steps, "sequences a step": sizes.batch}), "rows": []})
+    training = {"steps": sizes.steps, "sequences a step": sizes.batch}
+    result = run.resume({"about": about(None, threads=1, **training), "rows": []})  # of each run
     done = {(row["rival"], row["seed"]) for row in result["rows"]}
     wanted = [(name, seed) for seed in seeds for name in names if (name, seed) not in done]
     wanted = [(name, seed) for name, seed in wanted if not (rival_of(name).of and seed)]
@@ -372,14 +446,29 @@ def by_rival(result: dict, rivals: tuple[Rival, ...] = _COMPARED) -> list[tuple[
 def table(result: dict, rivals: tuple[Rival, ...] = _COMPARED) -> str:
     """Shares of right values at 8 pairs: the mean over seeds, lowest to highest."""
     gaps = [str(gap) for gap in (64, 256, 1024, 4096, 16384, 65536)]
-    head = ["", "parameters", "state", "seeds", *(f"{int(gap):,}" for gap in gaps)]
+    head = ["", "parameters", "state", "seeds", "steps to 0.95", *(f"{int(gap):,}" for gap in gaps)]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for rival, rows in by_rival(result, rivals):
         shares = [[row["recall"][str(SHOWN)].get(gap) for row in rows] for gap in gaps]
         state = "grows" if rival.mixer == "transformer" else f"{rows[0]['state']:,}"
-        cells = [rival.title, f"{rows[0]['parameters']:,}", state, str(len(rows)), *map(cell, shares)]
+        cells = [rival.title, f"{rows[0]['parameters']:,}", state, str(len(rows)), steps_to(0.95, rows)]
+        cells += map(cell, shares)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def steps_to(share: float, rows: list[dict]) -> str:
+    """Steps until recall after the longest gap of training is this large, lowest to highest over runs.
+
+    >>> steps_to(0.95, [{"curve": [[100, 4.2, 0.5], [200, 0.3, 0.96]]}, {"curve": [[100, 4.2, 0.5]]}])
+    '200, 1 never'
+    """
+    found = [next((step for step, _, recalled in row["curve"] if recalled >= share), None) for row in rows]
+    reached, never = sorted(step for step in found if step), found.count(None)
+    words = [f"{never} never"] if never else []
+    if reached:
+        words.insert(0, f"{reached[0]:,}" + (f"–{reached[-1]:,}" if reached[-1] > reached[0] else ""))
+    return ", ".join(words)
 
 
 def rates(result: dict) -> str:
@@ -404,6 +493,11 @@ def matters(result: dict) -> str:
     return table(result, (rival_of("fm"), *_VARIANTS))
 
 
+def trained(result: dict) -> str:
+    """What longer training, and training with longer gaps, make of those that forget."""
+    return table(result, _TRAINED)
+
+
 def harder(result: dict) -> str:
     """Shares of right values where the gap or the telling is of a kind that no model was trained for."""
     asked = result["rows"][0]["harder"]
@@ -418,6 +512,7 @@ def harder(result: dict) -> str:
 def waste(result: dict) -> str:
     """What fillers do to the slots of each FM, by layer, beside what was measured."""
     head = ["run", "half-life by layer, from θ", "fillers' writing that one slot takes", "recall after 1,024", "65,536"]
+    head.append(f"65,536, no writes below {FAINT:g}")
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for rival, rows in by_rival(result):
         for row in rows:
@@ -425,6 +520,7 @@ def waste(result: dict) -> str:
                 lives = ", ".join(f"{half_life(layer):,.3g}" for layer in row["gates"])
                 shares = ", ".join(f"{max(layer['filler']) / sum(layer['filler']):.0%}" for layer in row["gates"])
                 far = [row["recall"][str(SHOWN)].get(gap) for gap in ("1024", "65536")]
+                far.append(row["without faint writes"].get("65536"))
                 cells = [f"{rival.title}, seed {row['seed']}", lives, shares, *(cell([share]) for share in far)]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -473,5 +569,7 @@ def draw(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110, format="png")
 
 
-TABLES = {"shares": table, "waste": waste, "harder": harder, "rates": rates, "matters": matters}
+TABLES = {
+    "shares": table, "waste": waste, "harder": harder, "rates": rates, "trained": trained, "matters": matters
+}  # fmt: skip
 EXPERIMENT = Experiment("recall", measure, TABLES, {"recall.png": draw}, options=options)

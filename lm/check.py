@@ -75,7 +75,7 @@ PACKAGES = (
     Package("nbformat", "nbformat", "5.10", False, "make notebooks, make student and make mark"),
     Package("ipywidgets", "ipywidgets", "8.1", False, "sliders in notebook 5"),
     Package("mistune", "mistune", "3", False, "make slides"),
-    Package("latex2mathml", "latex2mathml", "3.78", False, "make slides"),
+    Package("math-core", "math_core", "0.9", False, "make slides and make site"),
     Package("pytest", "pytest", "9", False, "make test"),
     Package("pytest-xdist", "xdist", "3.8", False, "make test on several cores"),
     Package("ruff", "ruff", "0.17", False, "make lint"),

@@ -6,7 +6,6 @@ Nothing is drawn or copied for a lecture. In the place of an image stands what i
     ![what it says](../../notebooks/05_what_the_slots_learned.ipynb#variance)    the figure that this cell drew
     ![what it says](../../notebooks/04_sparse.ipynb#kept "printed")              what it printed
     ![what it says](../results/slots.png)                                        a figure of the results
-    ![what it says](../results/recall.png "once measured")                       its place, while there is none
     ![what it says](../results.md#speed_sparse/equal "table")                    a table of the results
 """
 
@@ -17,11 +16,10 @@ import struct
 import sys
 from html import escape
 from pathlib import Path
-from xml.etree import ElementTree
 
 import mistune
 import nbformat
-from latex2mathml.converter import convert
+from math_core import LatexError, LatexToMathML
 from mistune.plugins.math import math
 from mistune.plugins.table import table
 from nbformat import NotebookNode
@@ -34,6 +32,7 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 BESIDE = 1.9  # a figure that is less wide, in heights, stands beside the text, and takes at most the place
 SIDE = 22.0, 17.6  # of these many rem; a slide is 40 by 22.5
 LONG = 64  # a line of code with more characters makes them smaller
+TO_MATHML = LatexToMathML()
 KINDS = re.compile(r"<h2>(Guess|Pause|Answer)\b")  # slides that look different, by the first word of their heading
 
 
@@ -41,23 +40,19 @@ class Wrong(Exception):
     """A lecture that cannot be built; the message says why."""
 
 
-def formula(latex: str, display: str = "inline") -> str:
+def formula(latex: str, block: bool = False) -> str:
     """MathML.
 
-    >>> formula(r"\\theta_t").partition("<msub>")[2]
-    '<mi>&#x003B8;</mi><mi>t</mi></msub></mrow></math>'
+    >>> formula(r"\\theta_t")
+    '<math><msub><mi>θ</mi><mi>t</mi></msub></math>'
     >>> formula(r"\\tehta_t")
     Traceback (most recent call last):
-    notebooks.slides.Wrong: not understood in \\tehta_t
+    notebooks.slides.Wrong: not understood in \\tehta_t: Unknown command "\\tehta".
     """
-    found = convert(re.sub(r"\{aligned\}", "{align*}", latex), display=display)
     try:
-        words = "".join(ElementTree.fromstring(found).itertext())
-    except ElementTree.ParseError:
-        words = "\\"
-    if "\\" in words:
-        raise Wrong(f"not understood in {latex}")
-    return found.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')  # both bars of a norm alike
+        return TO_MATHML.convert_with_local_state(latex, displaystyle=block)
+    except LatexError as error:
+        raise Wrong(f"not understood in {latex}: {error}") from error
 
 
 def cell_of(notebook: Path, name: str) -> NotebookNode:
@@ -111,7 +106,7 @@ class Slides(mistune.HTMLRenderer):
 
     def block_code(self, code: str, info: str | None = None) -> str:
         if info == "math":
-            return f'<div class="formula">{formula(code, "block")}</div>\n'
+            return f'<div class="formula">{formula(code, block=True)}</div>\n'
         lines = code.rstrip("\n")
         size = "long" if max(map(len, lines.splitlines())) > LONG else "short"
         return f'<pre class="{size}"><code>{escape(lines)}</code></pre>\n'
@@ -122,8 +117,6 @@ class Slides(mistune.HTMLRenderer):
         if "://" in url:
             raise Wrong(f"{url} is not of this project")
         if not path.is_file():
-            if title == "once measured":
-                return f'<figure class="missing"><p>Not measured yet: the place of {escape(path.name)}</p></figure>\n'
             raise Wrong(f"there is no {place}")
         if path.suffix == ".png":
             return figure(path.read_bytes(), says)

@@ -17,11 +17,9 @@ import PIL.Image
 import torch
 from IPython.display import Image
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.frame import RESULTS
-from experiments.recall import KEYS
-from layers.router import Routing
 from lm.plots import TEXT
 
 NUMPY_FLOATS = {"fp16": np.float16, "fp32": np.float32, "fp64": np.float64}  # by Triton's names
@@ -80,38 +78,6 @@ def smooth(losses: list[float], over: int = 20) -> Tensor:
     end = torch.arange(1, len(losses) + 1)
     begin = (end - over).clamp_min(0)
     return (sums[end] - sums[begin]) / (end - begin)
-
-
-@torch.no_grad()
-def routings(model: nn.Module, tokens: Tensor) -> list[Routing]:
-    """The write and read weights of each layer of a model of experiments/recall.py, over tokens [B, T]."""
-    inputs, blocks = [], list(model.blocks)
-    hooks = [block.mixer.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for block in blocks]
-    model(tokens)
-    for hook in hooks:
-        hook.remove()
-    return [block.mixer.route(x) for block, x in zip(blocks, inputs, strict=True)]
-
-
-@contextmanager
-def rewritten(model: nn.Module, layer: int, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Within, a layer of a model of experiments/recall.py writes with change(theta, kinds) in place of theta.
-
-    theta [B, T, M]; kinds [B, T] is 0 for a key, 1 for a value, 2 for a filler.
-    """
-    mixer, kinds = model.blocks[layer].mixer, []
-    route = mixer._route
-    hook = model.register_forward_pre_hook(lambda _, given: kinds.append(given[0] // KEYS))
-
-    def changed(logits: Tensor, rates: tuple[Tensor, Tensor]) -> Routing:
-        routing = route(logits, rates)
-        return routing._replace(theta=change(routing.theta, kinds[-1]))
-
-    try:
-        with patch.object(mixer, "_route", changed):
-            yield
-    finally:
-        hook.remove()
 
 
 def check_close(what: str, got: Tensor, want: Tensor, tolerance: float = 1e-5) -> None:

@@ -91,3 +91,7 @@ def is_interpreted(function) -> bool:
 
 if is_interpreted(tl.cdiv):
     import triton.experimental.gluon  # the first call would, and fail if TRITON_INTERPRET is gone by then
+
+    from fast.kernels import interpreter
+
+    interpreter.quicken()

@@ -121,14 +121,18 @@ def test_markers_that_do_not_fit_are_refused(toy, text):
     assert toy.page.read_text(encoding="utf-8") == text
 
 
-def test_a_long_run_goes_on_only_from_rows_about_the_same(toy):
+def test_a_long_run_goes_on_only_from_rows_about_the_same(toy, capsys):
     run = frame.Run(toy.EXPERIMENT, toy.results, tiny=False, options=None)
     empty = {"about": {"sizes": (1, 2)}, "rows": []}
     assert run.resume(empty) is empty
     run.save(empty | {"rows": [{"K": 1}]})
     assert run.resume(empty)["rows"] == [{"K": 1}]
-    other = {"about": {"sizes": (1, 3)}, "rows": []}
+    assert not capsys.readouterr().out
+    other = {"about": {"sizes": (1, 3), "threads": 1}, "rows": []}
     assert run.resume(other) is other
+    assert capsys.readouterr().out == (
+        "toy.json is of another run, so this one begins anew: sizes is [1, 3], was [1, 2], threads is 1, was None\n"
+    )
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

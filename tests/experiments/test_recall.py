@@ -149,6 +149,72 @@ def test_gates_are_the_mean_weights_of_each_kind_of_token():
     dense = torch.zeros(4, 26, 32).scatter(-1, routing.slots, routing.theta)
     for kind, chosen in (("key", tokens < 64), ("value", (tokens >= 64) & (tokens < 128)), ("filler", tokens >= 128)):
         assert torch.allclose(torch.tensor(rows[0][kind]), dense[chosen].mean(0), atol=1e-6)
+    assert not any(block.mixer._forward_pre_hooks for block in model.blocks)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return recall.Rival("small", "FM, 4 slots", "fm", {"num_slots": 4}, width=8).model().requires_grad_(False)
+
+
+def test_a_layer_is_rewritten_only_within(model):
+    tokens = recall.sequences(generator(1), 3, pairs=2, gap=5)
+    seen = []
+
+    def change(theta, kinds):
+        seen.append((theta, kinds))
+        return theta * (kinds != 2)[..., None]
+
+    before, _ = model(tokens)
+    with recall.rewritten(model, 1, change):
+        within, _ = model(tokens)
+    ((theta, kinds),) = seen
+    assert theta.shape == (3, 13, 4) and kinds[:, 4:9].eq(2).all() and kinds[:, :4].tolist() == 3 * [[0, 1, 0, 1]]
+    assert torch.equal(before[:, :4], within[:, :4]) and not torch.allclose(before[:, 4:], within[:, 4:])
+    with pytest.raises(ZeroDivisionError), recall.rewritten(model, 1, lambda theta, kinds: 1 / 0):
+        model(tokens)
+    after, _ = model(tokens)
+    assert torch.equal(before, after) and not model._forward_pre_hooks
+
+
+def test_routings_are_those_of_the_layers(model):
+    tokens = recall.sequences(generator(1), 3, pairs=2, gap=5)
+    first, second = recall.routings(model, tokens)
+    block = model.blocks[0]
+    x = block.norm(model.embedding(tokens))
+    torch.testing.assert_close(first.theta, block.mixer.route(x).theta)
+    assert first.theta.shape == second.phi.shape == (3, 13, 4)
+    with recall.rewritten(model, 1, lambda theta, kinds: 0 * theta):
+        assert not recall.routings(model, tokens)[1].theta.any()
+    assert not any(block.mixer._forward_pre_hooks for block in model.blocks)
+
+
+@pytest.mark.parametrize("name", ["fm", "fm-sparse 8 of 32"])
+def test_without_faint_writes_only_the_others_are_left(name, monkeypatch):
+    torch.manual_seed(0)
+    model, tokens = recall.rival_of(name).model(), recall.sequences(generator(1), 3, pairs=2, gap=5)
+    before = recall.routings(model, tokens)[0].theta
+    monkeypatch.setattr(recall, "FAINT", before.median().item())
+    with recall.without_faint_writes(model):
+        within = recall.routings(model, tokens)
+    assert torch.equal(within[0].theta, torch.where(before < before.median(), 0, before))
+    assert within[1].theta.eq(0).any() and before.gt(0).all()
+
+
+def test_rivals_differ_in_how_they_are_trained(monkeypatch):
+    sizes = recall.TINY._replace(steps=20, batch=8)
+    seen = []
+    made = recall.sequences
+    monkeypatch.setattr(recall, "sequences", lambda g, *shape: seen.append(shape) or made(g, *shape))
+    for name, steps in (("mamba2", 20), ("mamba2 longer", 40), ("mamba2 stretched", 20)):
+        seen.clear()
+        *_, (last, _, _) = recall.train(recall.rival_of(name), 0, sizes)
+        assert last == len(seen) == steps
+        far = [step for step, (count, _, gap) in enumerate(seen, 1) if gap > sizes.gap or count != 8]
+        assert far == ([10, 20] if "stretched" in name else [])
+        assert all(count == 2 and gap <= 1024 for count, _, gap in (seen[step - 1] for step in far))
+        assert {pairs for _, pairs, _ in seen} == set(sizes.pairs)
 
 
 def test_a_half_life_is_that_of_what_the_slots_hold():
