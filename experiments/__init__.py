@@ -5,6 +5,7 @@ A new experiment is a row here and the module of that name, whose EXPERIMENT say
 
 EXPERIMENTS = {
     "agreement": "every backend that runs here against the loop in float64: values, gradients and speed",
+    "claims": "what the paper claims beside what the other results say of it",
     "demo": "check, compare, draw and train in about three minutes",
     "kernel_builds": "the Triton kernels compiled for GPUs that are not here: registers, spills, shared memory",
     "length": "the loss of the bundled models by position in the text",

@@ -520,7 +520,7 @@ def waste(result: dict) -> str:
                 lives = ", ".join(f"{half_life(layer):,.3g}" for layer in row["gates"])
                 shares = ", ".join(f"{max(layer['filler']) / sum(layer['filler']):.0%}" for layer in row["gates"])
                 far = [row["recall"][str(SHOWN)].get(gap) for gap in ("1024", "65536")]
-                far.append(row["without faint writes"].get("65536"))
+                far.append(row.get("without faint writes", {}).get("65536"))
                 cells = [f"{rival.title}, seed {row['seed']}", lives, shares, *(cell([share]) for share in far)]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -47,12 +47,12 @@ def formula(latex: str, block: bool = False) -> str:
     '<math><msub><mi>θ</mi><mi>t</mi></msub></math>'
     >>> formula(r"\\tehta_t")
     Traceback (most recent call last):
-    notebooks.slides.Wrong: not understood in \\tehta_t: Unknown command "\\tehta".
+    notebooks.slides.Wrong: not understood in \\tehta_t
     """
     try:
         return TO_MATHML.convert_with_local_state(latex, displaystyle=block)
     except LatexError as error:
-        raise Wrong(f"not understood in {latex}: {error}") from error
+        raise Wrong(f"not understood in {latex}") from error
 
 
 def cell_of(notebook: Path, name: str) -> NotebookNode:

@@ -42,7 +42,7 @@ def test_what_is_needed_only_when_asked_is_an_extra_or_the_users():
 
 
 def test_what_the_tools_need_beyond_that_is_an_extra():
-    extra = {Requirement(part).name for part in EXTRAS["notebooks"]}
+    extra = {Requirement(part).name.replace("-", "_") for part in EXTRAS["notebooks"]}
     beyond = needed(TOOLS) - DECLARED.keys() - OPTIONAL
     # Pillow comes with matplotlib, IPython with ipykernel; the peers are measured where they are installed.
     assert beyond - {"PIL", "IPython", "fla", "mamba_ssm"} <= extra

@@ -133,6 +133,8 @@ def test_a_long_run_goes_on_only_from_rows_about_the_same(toy, capsys):
     assert capsys.readouterr().out == (
         "toy.json is of another run, so this one begins anew: sizes is [1, 3], was [1, 2], threads is 1, was None\n"
     )
+    assert run.resume({"about": {}, "rows": []})["rows"] == []
+    assert "anew: sizes is None, was [1, 2]" in capsys.readouterr().out
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

@@ -227,11 +227,13 @@ def test_a_half_life_is_that_of_what_the_slots_hold():
 
 def test_the_table_has_the_mean_and_the_range_over_seeds():
     def row(seed, share):
-        return {"rival": "mamba2", "seed": seed, "parameters": 5000, "state": 77, "recall": {"8": {"64": share}}}
+        return {"rival": "mamba2", "seed": seed, "parameters": 5000, "state": 77, "recall": {"8": {"64": share}},
+                "curve": [[100, 4.0, 0.5], [200, 3.0, 0.96]]}  # fmt: skip
 
     text = recall.table({"rows": [row(0, 0.25), row(1, 0.75)]})
     assert (
-        text.splitlines()[2] == "| Mamba-2, state 4 × 32 × 32 | 5,000 | 77 | 2 | 0.50 (0.25–0.75) | – | – | – | – | – |"
+        text.splitlines()[2]
+        == "| Mamba-2, state 4 × 32 × 32 | 5,000 | 77 | 2 | 200 | 0.50 (0.25–0.75) | – | – | – | – | – |"
     )
     assert recall.cell([1.0]) == "1.00" and recall.cell([None, None]) == "–"
 

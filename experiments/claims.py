@@ -1,0 +1,125 @@
+"""What the paper claims, beside what is stored of it here: a row a claim, made of the results of other experiments."""
+
+from importlib import import_module
+from statistics import fmean
+
+from experiments.frame import Experiment, Run, stored
+from experiments.recall import SHOWN
+
+SOURCES = ("length", "recall", "speed_dense", "speed_sparse")
+
+
+def load() -> dict:
+    return {name: stored(import_module(f"experiments.{name}").EXPERIMENT) for name in SOURCES}
+
+
+def table(result: dict) -> str:
+    lines = ["| the paper says | measured here | how sure | what it does not show |", "| --- " * 4 + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows(result))])
+
+
+def rows(result: dict) -> list[tuple[str, str, str, str]]:
+    text, told = Text(result["length"]), Told(result["recall"])
+    decode = next(row for row in result["speed_dense"]["rows"] if row["what"].startswith("decode"))
+    quarter = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 32))
+    few = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 4))
+    one_seed = "one seed; intervals over files"
+    return [
+        (
+            "Level with a Transformer at short context",
+            f"text, bits per byte at 129–256: {text.at(256, 'fm', 'fm-sparse', 'transformer')}",
+            one_seed,
+            "larger models, other text: these have 0.7M parameters",
+        ),
+        (
+            "Better than a Transformer far beyond the training length",
+            f"text, at 8,193–16,384: {text.at(16384, 'fm', 'transformer')}. "
+            f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'rotary', 'none', 'alibi', 'none conv')}",
+            f"text: {one_seed}; recall: {told.seeds('fm', 'rotary', 'none conv')}",
+            "that attention is to blame: without positions, and with FM's convolution, it holds as well",
+        ),
+        (
+            "Better than Mamba-2 far beyond the training length",
+            f"text: {text.at(16384, 'fm', 'mamba2')}. "
+            f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'mamba2', 'mamba2 stretched')}",
+            f"text: {one_seed}; recall: {told.seeds('fm', 'mamba2', 'mamba2 stretched')}",
+            "a long memory on real text: there no model keeps more than some hundred bytes",
+        ),
+        (
+            "Sparse is as good as dense",
+            f"text, at 129–256: {text.at(256, 'fm-sparse', 'fm')}. "
+            f"Recall after 64: {told.at(64, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}; "
+            f"after 65,536: {told.at(65536, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}",
+            f"text: {one_seed}; recall: {told.seeds('fm-sparse 8 of 32', 'fm')}",
+            "M ≥ 128, of which the paper speaks: not trained here",
+        ),
+        (
+            "Sparse touches less",
+            "the memory forward and backward on two cores, M = 128: "
+            f"{_over_dense(quarter):.2f}× as fast as dense at K = 32, {_over_dense(few):.2f}× at K = 4",
+            "one machine, medians of five",
+            "speed on a GPU: not measured",
+        ),
+        (
+            "Constant time per token at inference",
+            f"time of a token after 100,000 over one after 100: {decode['measured']:.2f} ({decode['detail']})",
+            "one machine",
+            "–",
+        ),
+    ]
+
+
+def _over_dense(row: dict) -> float:
+    return row["chunked both"] / row["walk both"]
+
+
+class Text:
+    """Bits per byte of the bundled models, those that differ in their mixer alone."""
+
+    def __init__(self, result: dict):
+        self.models = result
+
+    def at(self, last: int, *names: str) -> str:
+        found = []
+        for name in names:
+            buckets = self.models[name]["stateful"]
+            found.append(f"{TITLES[name]} {buckets['mean'][buckets['last'].index(last)]:.2f}")
+        return ", ".join(found)
+
+
+class Told:
+    """Shares of right values, by rival; those without a run are said to have none."""
+
+    def __init__(self, result: dict):
+        self.runs: dict[str, list[dict]] = {}
+        for row in result["rows"]:
+            self.runs.setdefault(row["rival"], []).append(row["recall"][str(SHOWN)])
+
+    def at(self, gap: int, *names: str) -> str:
+        return ", ".join(f"{TITLES[name]} {self._share(name, str(gap))}" for name in names)
+
+    def _share(self, name: str, gap: str) -> str:
+        shares = [run[gap] for run in self.runs.get(name, []) if gap in run]
+        if not shares:
+            return "not measured"
+        low, high = f"{min(shares):.2f}", f"{max(shares):.2f}"
+        return f"{fmean(shares):.2f}" + (f" ({low}–{high})" if low != high else "")
+
+    def seeds(self, *names: str) -> str:
+        fewest = min(len(self.runs.get(name, [])) for name in names)
+        return f"{fewest} seed{'s' * (fewest != 1)} each, lowest and highest in brackets"
+
+
+TITLES = {
+    "fm": "FM", "fm-sparse": "sparse FM", "mamba2": "Mamba-2", "transformer": "Transformer", "rotary": "rotary",
+    "none": "no positions", "alibi": "ALiBi", "none conv": "no positions with a convolution",
+    "mamba2 stretched": "Mamba-2 trained on longer gaps", "fm-sparse 8 of 32": "8 of 32 slots",
+    "fm-sparse 4 of 16": "4 of 16", "fm 16": "all 16",
+}  # fmt: skip
+
+
+def measure(run: Run) -> dict:
+    return load()
+
+
+EXPERIMENT = Experiment("claims", measure, {"": table}, load=load)

@@ -1,0 +1,46 @@
+"""The table of claims says what the stored results say, and what is not there."""
+
+from copy import deepcopy
+
+import pytest
+
+from experiments import claims
+from experiments.claims import Told
+
+
+def told(**runs):
+    rows = [
+        {"rival": rival, "recall": {"8": {"64": share}}} for rival, shares in runs.items() for share in shares
+    ]  # fmt: skip
+    return Told({"rows": rows})
+
+
+def test_shares_are_means_with_their_range():
+    found = told(fm=[0.5, 1.0, 0.75], mamba2=[0.1], rotary=[0.2, 0.2])
+    assert found.at(64, "fm", "mamba2", "rotary") == "FM 0.75 (0.50–1.00), Mamba-2 0.10, rotary 0.20"
+    assert found.at(64, "alibi") == "ALiBi not measured" and found.at(4096, "fm") == "FM not measured"
+
+
+def test_the_fewest_seeds_count():
+    found = told(fm=[0.5, 1.0, 0.75], mamba2=[0.1], rotary=[0.2, 0.2])
+    assert found.seeds("fm", "rotary").startswith("2 seeds each")
+    assert found.seeds("fm", "mamba2").startswith("1 seed each") and found.seeds("fm", "none").startswith("0 seeds")
+
+
+@pytest.mark.parametrize("change", ["length", "recall", "speed_dense", "speed_sparse"])
+def test_every_source_is_in_the_table(change):
+    result = claims.load()
+    before, result = claims.table(result), deepcopy(result)
+    if change == "length":
+        for model in result["length"].values():
+            model["stateful"]["mean"] = [mean + 1 for mean in model["stateful"]["mean"]]
+    elif change == "recall":
+        result["recall"]["rows"] = []
+    elif change == "speed_dense":
+        for row in result["speed_dense"]["rows"]:
+            row["measured"] *= 2
+    else:
+        for row in result["speed_sparse"]["grid"]:
+            row["walk both"] /= 2
+    changed = claims.table(result)
+    assert changed != before and len(changed.splitlines()) == len(before.splitlines()) == 2 + 6
