@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import agreement, frame, length, slots
+from experiments import agreement, frame, length, recall, slots
 from experiments.frame import Experiment, Run, UsageError
 from layers import SparseConfig
 from lm import checkpoint, plots, pretrained
@@ -53,13 +53,16 @@ def measure(run: Run) -> dict:
     assert isinstance(shown, SparseConfig)
     plots.draw_slot_use(layers, run.folder / "slot_use.png", top_k=shown.top_k)
     print_sample(models[SHOWN], options.seed, 20 if run.tiny else 400)
+    recalled = recall_live(options.seed, run.tiny, run.folder)
     config, seconds = (Config.of(SHOWN, **TINY_MODEL), 0.1) if run.tiny else (Config(mixer=SHOWN), options.seconds)
     settings, history = train_from_scratch(config, corpus, seconds, options.seed, device, trained, options.text)
-    print(f"\n{run.folder} holds slots.png, slot_use.png, length.png, and the run, which goes on from a prompt:")
+    print(
+        f"\n{run.folder} holds slots.png, slot_use.png, length.png, recall.png, and a run that goes on from a prompt:"
+    )
     print(f"python -m lm generate {trained} --prompt 'class Tree:'")
     return {
         "about": about | {"versions": versions(), "settings": asdict(settings)},
-        "rows": checks, "lengths": lengths, "history": [asdict(point) for point in history],
+        "rows": checks, "lengths": lengths, "recall": recalled, "history": [asdict(point) for point in history],
     }  # fmt: skip
 
 
@@ -116,6 +119,29 @@ def print_sample(model: LanguageModel, seed: int, length: int) -> None:
     print(f"\n({report})")
 
 
+def recall_live(seed: int, tiny: bool, folder: Path) -> dict[int, float]:
+    """Recall of a small FM that is trained here, after gaps far longer than in its training: table and recall.png.
+
+    On one thread: its products are too small for two.
+    """
+    sizes = recall.LIVE_SIZES._replace(steps=2, gaps=(64,), sequences=4) if tiny else recall.LIVE_SIZES
+    (pairs,), result, threads = sizes.asked, frame.stored(recall.EXPERIMENT), torch.get_num_threads()
+    print(f"\nRecall over a gap: {pairs} pairs of key and value, then fillers, then the keys again.")
+    print(f"Training a small FM for it, on one core: {sizes.steps:,} steps, gaps up to {sizes.gap}.", flush=True)
+    torch.set_num_threads(1)
+    try:
+        *_, (_, loss, model) = recall.train(recall.LIVE, seed, sizes)
+        live = {
+            gap: recall.recall(model, pairs, gap, sizes.sequences // (4 if gap > 4096 else 1)) for gap in sizes.gaps
+        }
+    finally:
+        torch.set_num_threads(threads)
+    print(f"loss {loss:.3f} (luck gives {math.log(recall.VALUES):.2f})\n{recall.beside(result, live)}")
+    print(f"(stored: the mean over seeds, gaps up to {recall.FULL.gap} in training)", flush=True)
+    recall.draw_live(result, live, folder / "recall.png")
+    return live
+
+
 def train_from_scratch(
     config: Config, corpus: Corpus, seconds: float, seed: int, device: str, folder: Path, text: str | None
 ) -> tuple[Settings, tuple[Point, ...]]:
@@ -169,7 +195,7 @@ def _seconds(text: str) -> float:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=_seconds, default=60, help="time for the training (default: %(default)s)")
+    parser.add_argument("--seconds", type=_seconds, default=45, help="time for the training (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and sample (default: 0)")
     parser.add_argument("--text", help="a file or folder of text (default: the standard library of this Python)")
 

@@ -26,6 +26,7 @@ from unittest.mock import patch
 import matplotlib
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -156,6 +157,8 @@ class Sizes(NamedTuple):
 
 FULL = Sizes(2000, 64, (2, 4, 8), 64, (4, 8, 16), (0, 16, 64, 256, 1024, 4096, 16384, 65536), 64)
 TINY = Sizes(2, 4, (2, 3), 5, (2, 8), (0, 9), 4)
+LIVE = Rival("live", "FM, 32 slots, trained here", "fm", _FM, lr=1e-2)  # what a minute of one core is enough for
+LIVE_SIZES = Sizes(1000, 32, (2, 4), 32, (4,), (64, 256, 1024, 4096, 16384), 64)
 LONG = 4096
 HARDER = (  # kind, pairs, gap
     ("phrase", 8, 1024), ("pairs", 4, 8), ("pairs", 4, 32), ("pairs", 4, 128), ("told again", 4, 64),
@@ -547,12 +550,7 @@ def draw(result: dict, path: Path) -> None:
         at = [int(gap) for gap in gaps]
         left.plot(at, [*map(fmean, columns)], color=colour, linestyle=dash, marker=marker, label=rival.title)
         left.fill_between(at, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
-    left.axhline(1 / VALUES, color="black", linewidth=1, linestyle=":")
-    left.axvline(FULL.gap, color="black", linewidth=1)
-    left.text(FULL.gap * 1.1, 0.03, "longest gap in training", rotation=90, va="bottom")
-    left.set_xscale("log", base=2)
-    left.set(xlabel="fillers between telling and asking", ylabel="share of values that are right", ylim=(-0.02, 1.04))
-    left.set_xticks([gap for gap in FULL.gaps if gap], [f"{gap:,}" for gap in FULL.gaps if gap], rotation=30)
+    gap_axes(left, [gap for gap in FULL.gaps if gap], FULL.gap)
     left.set_title(f"Who still knows {SHOWN} pairs, and for how long")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     row = next(row for row in result["rows"] if "gates" in row)
@@ -567,6 +565,50 @@ def draw(result: dict, path: Path) -> None:
     right.set_title(f"{share:.0%} of the fillers' writing is in\none slot ({rival_of(row['rival']).title}, one run)")
     right.legend()
     figure.savefig(path, dpi=110, format="png")
+
+
+def gap_axes(axes: Axes, gaps: list[int], trained: int) -> None:
+    axes.axhline(1 / VALUES, color="black", linewidth=1, linestyle=":")
+    axes.axvline(trained, color="black", linewidth=1)
+    axes.text(trained * 1.1, 0.03, "longest gap in training", rotation=90, va="bottom")
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="fillers between telling and asking", ylabel="share of values that are right", ylim=(-0.02, 1.04))
+    axes.set_xticks(gaps, [f"{gap:,}" for gap in gaps], rotation=30)
+
+
+def beside(result: dict, live: dict[int, float]) -> str:
+    """For a terminal: the model that was trained just now, and those that are stored, their mean over seeds."""
+    (pairs,) = LIVE_SIZES.asked
+    rows = {f"right after so many fillers, {pairs} pairs": [f"{gap:,}" for gap in live]}
+    rows[LIVE.title] = [f"{share:.2f}" for share in live.values()]
+    for title, shares in _stored_means(result, pairs).items():
+        rows[title] = [f"{shares[gap]:.2f}" if gap in shares else "–" for gap in live]
+    return "\n".join(f"{title:50}" + "".join(f"{cell:>8}" for cell in cells) for title, cells in rows.items())
+
+
+@matplotlib.rc_context(TEXT)
+def draw_live(result: dict, live: dict[int, float], path: Path) -> None:
+    """Recall of the model that was trained just now, beside those that are stored, their mean over seeds."""
+    (pairs,) = LIVE_SIZES.asked
+    figure = Figure(figsize=(10, 6.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([*live], [*live.values()], color="black", linewidth=3, marker="o", label=LIVE.title)
+    for (title, shares), (colour, dash, marker) in zip(_stored_means(result, pairs).items(), STYLES, strict=False):
+        axes.plot([*shares], [*shares.values()], color=colour, linestyle=dash, marker=marker, label=title)
+    gap_axes(axes, [gap for gap in FULL.gaps if 0 < gap <= max(live)], LIVE_SIZES.gap)
+    axes.set_title(f"Who still knows {pairs} pairs, and for how long")
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.savefig(path, dpi=110, format="png")
+
+
+def _stored_means(result: dict, pairs: int) -> dict[str, dict[int, float]]:
+    """By title of those that are drawn: recall by gap, the mean over seeds."""
+    means = {}
+    for rival, rows in by_rival(result):
+        if rival.name in DRAWN:
+            shares = [row["recall"][str(pairs)] for row in rows]
+            means[rival.title] = {int(gap): fmean(share[gap] for share in shares) for gap in shares[0] if int(gap)}
+    return means
 
 
 TABLES = {

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import hypothesis
 import pytest
@@ -13,6 +14,9 @@ hypothesis.settings.register_profile(  # the first failure will do, it need not 
     "mutants", hypothesis.settings.get_profile("fast"), phases=[hypothesis.Phase.generate], report_multiple_bugs=False
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+# jsonschema, which nbformat imports, would build a grammar of web addresses with it: two seconds in each process.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before fast is imported

@@ -46,7 +46,16 @@ def test_it_runs_twice_and_says_what_it_measured(models, text, tmp_path, capsys)
     for _ in range(2):
         assert frame.main(demo.EXPERIMENT, ["--tiny", "--text", str(text), "--out", str(out)]) == 0
     said = capsys.readouterr()
-    for part in ("Python 3.", "bfloat16", "within tolerance", "Bits per byte by position", "goes on from", "held out"):
+    for part in (
+        "Python 3.",
+        "bfloat16",
+        "within tolerance",
+        "Bits per byte by position",
+        "goes on from",
+        "Recall over a gap",
+        "FM, 32 slots, trained here",
+        "held out",
+    ):
         assert part in said.out
     assert all(f"{plots.NAMES[mixer]} by position" in said.err for mixer in OPTIONS)  # progress bars
     result = json.loads((out / "demo.json").read_text(encoding="utf-8"))
@@ -55,7 +64,9 @@ def test_it_runs_twice_and_says_what_it_measured(models, text, tmp_path, capsys)
     assert result["lengths"]["stateful"].keys() == OPTIONS.keys()  # the one on longer windows is no match
     assert result["about"]["corpus"]["name"] == "fox.txt"
     assert {row["form"] for row in result["rows"]} == {"dense", "sparse"}
-    assert all((out / name).stat().st_size > 10_000 for name in ("slots.png", "slot_use.png", "length.png"))
+    assert all(
+        (out / name).stat().st_size > 10_000 for name in ("slots.png", "slot_use.png", "length.png", "recall.png")
+    )
 
 
 def test_the_table_of_losses_says_how_a_variant_differs_and_what_was_not_measured(models):

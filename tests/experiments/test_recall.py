@@ -254,3 +254,16 @@ def test_only_what_is_missing_is_run(monkeypatch, tmp_path, capsys):
     assert ran == [("fm", 0), ("mamba2", 0), ("none conv", 0)]
     assert recall.measure(run) == first and len(ran) == 3
     assert "fm, seed 0" in capsys.readouterr().out
+
+
+def test_the_live_model_stands_beside_the_means_of_the_stored(tmp_path):
+    def row(rival, share):
+        return {"rival": rival, "recall": {"4": {"0": 0.5, "64": share, "256": share / 2}}}
+
+    result = {"rows": [row("fm", 1.0), row("fm", 0.5), row("mamba2", 0.4), row("fm plain", 0.1)]}
+    live = {64: 0.9, 256: 0.8, 16384: 0.7}
+    head, here, *others = [line.split() for line in recall.beside(result, live).splitlines()]
+    assert head[-3:] == ["64", "256", "16,384"] and here[-3:] == ["0.90", "0.80", "0.70"]
+    assert [line[-3:] for line in others] == [["0.75", "0.38", "–"], ["0.40", "0.20", "–"]]
+    recall.draw_live(result, live, tmp_path / "live.png")
+    assert (tmp_path / "live.png").stat().st_size > 10_000
