@@ -158,7 +158,7 @@ class Sizes(NamedTuple):
 FULL = Sizes(2000, 64, (2, 4, 8), 64, (4, 8, 16), (0, 16, 64, 256, 1024, 4096, 16384, 65536), 64)
 TINY = Sizes(2, 4, (2, 3), 5, (2, 8), (0, 9), 4)
 LIVE = Rival("live", "FM, 32 slots, trained here", "fm", _FM, lr=1e-2)  # what a minute of one core is enough for
-LIVE_SIZES = Sizes(1000, 32, (2, 4), 32, (4,), (64, 256, 1024, 4096, 16384), 64)
+LIVE_SIZES = Sizes(1000, 32, (2, 4), 64, (4,), (64, 256, 1024, 4096, 16384), 64)
 LONG = 4096
 HARDER = (  # kind, pairs, gap
     ("phrase", 8, 1024), ("pairs", 4, 8), ("pairs", 4, 32), ("pairs", 4, 128), ("told again", 4, 64),
