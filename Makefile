@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 SITE_READY := .venv/ready-site
 
-.PHONY: help demo test test-long mutants bench search slots gpu kernels notebooks lab slides student mark site test-site lint
+.PHONY: help demo test test-long mutants bench studies results gpu kernels notebooks lab slides student mark site test-site lint
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -26,11 +26,12 @@ bench: $(READY) ## the speed of the dense and the sparse form on this machine
 	$(BIN)/python -m experiments speed_dense
 	$(BIN)/python -m experiments speed_sparse
 
-search: $(READY) ## the short runs that chose the settings of the bundled models
+studies: $(READY) ## recall over a gap, and the search of settings: about seven hours of two cores, resumable
+	$(BIN)/python -m experiments recall
 	$(BIN)/python -m experiments settings
 
-slots: $(READY) ## the picture of what one layer writes
-	$(BIN)/python -m experiments slots
+results: $(READY) ## the tables and figures of all that is stored
+	$(BIN)/python -m experiments --draw
 
 gpu: $(READY) ## the kernels on a GPU, if there is one
 	$(BIN)/python -m experiments speed_gpu

@@ -215,3 +215,13 @@ sys.exit(main(["agreement", "--tiny"]))
         [sys.executable, "-X", "utf8", "-c", code], capture_output=True, encoding="utf-8", cwd=frame.ROOT
     )
     assert run.returncode == 0 and "within tolerance" in run.stdout, run.stderr
+
+
+def test_all_that_is_stored_is_drawn(monkeypatch, tmp_path):
+    seen = []
+    (tmp_path / "slots.json").touch()
+    (tmp_path / "agreement.json").touch()  # which has neither tables nor figures
+    monkeypatch.setattr(frame, "RESULTS", tmp_path)
+    monkeypatch.setattr(frame, "main", lambda experiment, arguments: seen.append((experiment.name, *arguments)) or 0)
+    assert main(["--draw"]) == 0
+    assert seen == [("claims", "--draw"), ("length", "--draw"), ("slots", "--draw")]
