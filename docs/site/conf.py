@@ -28,6 +28,7 @@ extensions = ["myst_nb", "files", "formulas"]
 myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]  # GitHub's ```math
 myst_heading_anchors = 6
+nb_render_markdown_format = "myst"  # with tables, in what a cell shows
 nb_execution_mode = "off"  # a notebook shows what is stored in it
 
 html_theme = "furo"

@@ -112,6 +112,13 @@ def test_a_notebook_shows_its_stored_figures(notebook):
     assert stored and len(re.findall(r'<img [^>]*src="\.\./_images/', text)) == stored
 
 
+def test_tables_are_tables():
+    """Also those that a cell shows: a paragraph that begins with a bar is a table that was not understood."""
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    assert "<table" in texts[SITE / "notebooks" / "07_a_memory_that_holds.html"]
+    assert not [page for page, text in texts.items() if re.search(r"<p>\s*\|", text)]
+
+
 def test_the_index_leads_to_the_first_page():
     assert "url=README.html" in (SITE / "index.html").read_text(encoding="utf-8")
 
