@@ -475,18 +475,17 @@ def steps_to(share: float, rows: list[dict]) -> str:
 
 
 def rates(result: dict) -> str:
-    """What learning rates give: the loss of the last steps and recall after the longest gap of training, seed 0."""
-    rows = {row["rival"]: row for row in result["rows"] if row["seed"] == 0}
+    """What learning rates give: recall after the longest gap of training and after a long one, with so many seeds."""
+    rows = {rival.name: of_it for rival, of_it in by_rival(result, RIVALS)}
     searched = dict.fromkeys(rival.of for rival in RIVALS if rival.of and rival.name in rows and rival.of in rows)
-    head = ["seed 0: recall after 64 (the loss of the last 100 steps)"]
-    every = sorted({rival.lr for rival in RIVALS})
-    lines = [f"| {' | '.join([*head, *(f'{rate:g}' for rate in every)])} |", "| --- " * (1 + len(every)) + "|"]
+    head = ["recall after 64; after 4,096 (seeds)", *(f"{rate:g}" for rate in RATES)]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name in searched:
         cells = [rival_of(name).title]
-        for rate in every:
-            row = rows.get(name if rate == rival_of(name).lr else f"{name} {rate:g}")
-            found = row and f"{row['recall'][str(SHOWN)]['64']:.2f} ({row['curve'][-1][1]:.3f})"
-            cells.append(found or "–")
+        for rate in RATES:
+            found = rows.get(name if rate == rival_of(name).lr else f"{name} {rate:g}", [])
+            near, far = ([row["recall"][str(SHOWN)][gap] for row in found] for gap in ("64", "4096"))
+            cells.append(f"{cell(near)}; {cell(far)} ({len(found)})" if found else "–")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -69,6 +69,16 @@ def test_every_exercise_has_its_mistakes(path, number):
     assert [name for name in names if name] == in_counts
 
 
+def test_the_minutes_of_a_lecture_are_those_of_its_notes_and_questions():
+    lines = PAGE.partition("| lecture 1: A memory you can read |")[2].partition("\n\n")[0].splitlines()[2:]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    for number, column in ((1, 0), (2, 2)):
+        minutes = {row[column]: int(row[column + 1]) for row in table}
+        notes = (ROOT / "docs" / "slides" / f"lecture_{number}.md").read_text(encoding="utf-8")
+        assert sum(minutes.values()) == 90
+        assert 90 - minutes["questions"] == sum(map(int, re.findall(r"^Note: (\d+) min", notes, re.MULTILINE)))
+
+
 def test_what_it_says_of_points_and_seeds():
     checks, changed = 0, 0
     for path, _ in covered():
