@@ -82,7 +82,7 @@ _MAMBA = {"state_width": 32, "head_width": 32}
 _COMPARED = (
     Rival("fm", "FM, 32 slots", "fm", _FM),
     Rival("fm-sparse 8 of 32", "FM, 8 of 32 slots", "fm-sparse", _FM | {"top_k": 8}),
-    Rival("mamba2", "Mamba-2, state 4 × 32 × 32", "mamba2", _MAMBA, lr=1e-2),
+    Rival("mamba2", "Mamba-2, state 4 × 32 × 32", "mamba2", _MAMBA),
     *(
         Rival(
             f"{kind}{' conv' if conv else ''}",
@@ -112,7 +112,7 @@ _TRAINED = (
         for name, title, mixer, given, lr in (
             ("fm", "FM", "fm", _FM, 3e-3),
             ("fm-sparse", "FM, 8 of 32 slots", "fm-sparse", _FM | {"top_k": 8}, 3e-3),
-            ("mamba2", "Mamba-2", "mamba2", _MAMBA, 1e-2),
+            ("mamba2", "Mamba-2 at a rate of 0.01", "mamba2", _MAMBA, 1e-2),
         )
         for word, how, times, stretched in (
             ("stretched", "every tenth batch has gaps up to 1,024", 1, 1024),
@@ -124,7 +124,7 @@ _TRAINED = (
         "transformer", {"head_width": 20}, stretched=1024, **_NEAR,
     ),
 )  # fmt: skip
-RATES = (1e-3, 3e-3, 1e-2)  # searched; the best of Mamba-2 is 1e-2, all others learn at 3e-3
+RATES = (1e-3, 3e-3, 1e-2)  # searched; all learn at 3e-3, which in the mean over seeds is best for Mamba-2 too
 RIVALS = (
     _COMPARED
     + _VARIANTS
