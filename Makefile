@@ -26,7 +26,7 @@ bench: $(READY) ## the speed of the dense and the sparse form on this machine
 	$(BIN)/python -m experiments speed_dense
 	$(BIN)/python -m experiments speed_sparse
 
-studies: $(READY) ## recall over a gap, and the search of settings: about seven hours of two cores, resumable
+studies: $(READY) ## recall over a gap, and the search of settings: hours of two cores, resumable
 	$(BIN)/python -m experiments recall
 	$(BIN)/python -m experiments settings
 

@@ -36,9 +36,9 @@ def main(arguments: list[str]) -> int:
     if name not in EXPERIMENTS:
         print(f"python -m experiments: no experiment {name!r}; there are {', '.join(EXPERIMENTS)}", file=sys.stderr)
         return 2
+    experiment = import_module(f"experiments.{name}").EXPERIMENT
     from experiments import frame
 
-    experiment = import_module(f"experiments.{name}").EXPERIMENT
     return frame.main(experiment, rest)
 
 

@@ -88,7 +88,6 @@ class Side:
         # -P: the folder of the worker, full of names like "settings", stays off the path.
         command = [sys.executable, "-X", "utf8", "-P", str(WORKER), str(tree)]
         self.tree = tree
-        self.tree = tree
         self.process = subprocess.Popen(
             command, cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
         )

@@ -137,7 +137,7 @@ def recall_live(seed: int, tiny: bool, folder: Path) -> dict[int, float]:
     finally:
         torch.set_num_threads(threads)
     print(f"loss {loss:.3f} (luck gives {math.log(recall.VALUES):.2f})\n{recall.beside(result, live)}")
-    print("(the others are stored, the mean over seeds: twice the steps, of twice the sequences or more)", flush=True)
+    print("(the others are stored, the mean over seeds: twice the steps, of twice the sequences)", flush=True)
     recall.draw_live(result, live, folder / "recall.png")
     return live
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -207,9 +207,8 @@ def decode(sizes: Sizes, num_slots: int, top_k: int) -> Callable[[], object]:
     return lambda: fast.sparse_step_(*arguments, check_values=False)
 
 
-def step_arguments(sizes: Sizes, num_slots: int, top_k: int) -> list[Any]:
+def step_arguments(sizes: Sizes, num_slots: int, top_k: int) -> list[torch.Tensor]:
     token = inputs(sizes, num_slots, top_k).at(0)
-    assert token.slots is not None
     assert token.slots is not None
     return [token.theta, token.phi, token.slots, token.value, torch.zeros(1, num_slots, sizes.width)]
 

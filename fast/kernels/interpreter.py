@@ -1,8 +1,8 @@
 """Triton's interpreter without two things that it does over and over; what it computes stays the same, bit for bit.
 
 It prepares its language anew for each call of a function inside a kernel, though once a launch will do. And it scans
-number by number, where a slice takes one step. Both are private to Triton: where they are not as they were when this
-was written, they stay as they are.
+number by number, where a slice takes one step. Scans of other people's functions stay as they are: a function may look
+at a number, with `if`, and not understand a slice. Both are private to Triton: where it lacks them, nothing is changed.
 """
 
 from functools import cache
@@ -44,8 +44,16 @@ def _launching(launch):
     return launching
 
 
+def _scanning(scan):
+    def scanning(self, values: tuple) -> list:
+        ours = self.combine_fn.fn.__module__.startswith(f"{__package__}.")
+        return scan_slices(self, values) if ours else scan(self, values)
+
+    return scanning
+
+
 def scan_slices(self, values: tuple) -> list:
-    """`ScanOps.generic_scan`: what is before it and the next slice along the axis make the next result."""
+    """As `ScanOps.generic_scan`: what is before it and the next slice along the axis make the next result."""
     data = [np.moveaxis(value.handle.data, self.axis, 0) for value in values]
     results = [part.copy() for part in data]
     for i in range(1, len(data[0])):
@@ -69,4 +77,4 @@ def quicken() -> None:
         interpreter._patch_lang = _prepare_once(interpreter._patch_lang)
         launch.__call__ = _launching(launch.__call__)
     if hasattr(getattr(interpreter, "ScanOps", None), "generic_scan"):
-        interpreter.ScanOps.generic_scan = scan_slices
+        interpreter.ScanOps.generic_scan = _scanning(interpreter.ScanOps.generic_scan)

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 
-from experiments import claims
+from experiments import claims, frame
 from experiments.claims import Told
 
 
@@ -25,6 +25,14 @@ def test_the_fewest_seeds_count():
     found = told(fm=[0.5, 1.0, 0.75], mamba2=[0.1], rotary=[0.2, 0.2])
     assert found.seeds("fm", "rotary").startswith("2 seeds each")
     assert found.seeds("fm", "mamba2").startswith("1 seed each") and found.seeds("fm", "none").startswith("0 seeds")
+
+
+def test_what_is_said_without_a_number_is_true_of_the_stored_runs():
+    runs = Told(claims.load()["recall"]).runs
+    assert all(run["4096"] > 0.95 for run in runs["none conv"])  # "it holds as well"
+    readme = " ".join((frame.ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "FM with 32 slots then recalls them after 65,536, with each of three seeds." in readme
+    assert len(runs["fm"]) == 3 and all(run["65536"] > 0.95 for run in runs["fm"])
 
 
 @pytest.mark.parametrize("change", ["length", "recall", "speed_dense", "speed_sparse"])
