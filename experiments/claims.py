@@ -107,7 +107,7 @@ class Told:
 
     def seeds(self, *names: str) -> str:
         fewest = min(len(self.runs.get(name, [])) for name in names)
-        return f"{fewest} seed{'s' * (fewest != 1)} each, lowest and highest in brackets"
+        return f"at least {fewest} seed{'s' * (fewest != 1)} each, lowest and highest in brackets"
 
 
 TITLES = {
