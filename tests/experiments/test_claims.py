@@ -24,7 +24,9 @@ def test_shares_are_means_with_their_range():
 def test_the_fewest_seeds_count():
     found = told(fm=[0.5, 1.0, 0.75], mamba2=[0.1], rotary=[0.2, 0.2])
     assert found.seeds("fm", "rotary").startswith("at least 2 seeds each")
-    assert found.seeds("fm", "mamba2").startswith("at least 1 seed each") and found.seeds("fm", "none").startswith("at least 0 seeds")
+    assert found.seeds("fm", "mamba2").startswith("at least 1 seed each") and found.seeds("fm", "none").startswith(
+        "at least 0 seeds"
+    )
 
 
 def test_what_is_said_without_a_number_is_true_of_the_stored_runs():
