@@ -58,7 +58,7 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
             "the memory forward and backward on two cores, M = 128: "
             f"{_over_dense(quarter):.2f}× as fast as dense at K = 32, {_over_dense(few):.2f}× at K = 4",
             "one machine, medians of five",
-            "speed on a GPU: not measured",
+            "speed of training on a GPU: not measured",
         ),
         (
             "Constant time per token at inference",

@@ -2,7 +2,8 @@
 
 `work` measures rows one after the other and writes the record after each. A row that would not fit into the time that
 is left is passed over. `supervise` runs `work` in a process of its own, and a new one if that dies: an illegal access
-on a GPU spoils all later calls of its process. The record always says what was not measured.
+on a GPU spoils all later calls of its process. It also ends a row that takes too long. The record always says what was
+not measured.
 """
 
 import json
@@ -17,7 +18,8 @@ from typing import NamedTuple
 from experiments import frame
 
 BROKEN = 75  # how a process ends that can measure nothing more
-GRACE = 60  # seconds beyond the end before a row is stopped
+GRACE = 20  # seconds beyond the end before a row is stopped
+LIMIT = 60  # seconds of a row before it is stopped: others are worth more than its end
 
 
 class Row(NamedTuple):
@@ -133,25 +135,38 @@ def failure(error: BaseException, lines: int = 12) -> dict:
     return {"exception": f"{type(error).__name__}: {error}"[:500], "traceback": [line[:200] for line in tail]}
 
 
-def supervise(command: list[str], path: Path, until: float, grace: float = GRACE) -> int:
+def supervise(command: list[str], path: Path, until: float, grace: float = GRACE, limit: float = LIMIT) -> int:
     """Run a command that does `work`, again where its process is BROKEN or dies within a row: 0, or how it failed."""
     while True:
         before = len(read(path)["rows"])
         process = subprocess.Popen(command)
-        try:
-            code = process.wait(timeout=max(1.0, until + grace - time.time()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            _give_up(path, f"stopped, {grace:.0f} s after the end of the run")
+        why = _too_long(process, path, until + grace, limit)
+        code = process.wait()
+        if why:
+            _give_up(path, why)
+        if code == 0 or time.time() > until + grace:
             return 0
-        if code == 0:
-            return 0
-        if code != BROKEN:
+        if code != BROKEN and not why:
             ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             _give_up(path, f"its process ended: {ended}")
         if len(read(path)["rows"]) == before:  # nothing is gained by another try
             return code if code > 0 else 1
+
+
+def _too_long(process: subprocess.Popen, path: Path, end: float, limit: float) -> str | None:
+    """Wait for a process. It is killed at the end of all, or when a row takes longer than its limit: why, then."""
+    while process.poll() is None:
+        running = read(path)["running"]
+        if time.time() > end:
+            why = "stopped: the time of the run was over"
+        elif running and time.time() - running["since"] > limit:
+            why = f"stopped: it took longer than {limit:.0f} s"
+        else:
+            time.sleep(0.2)
+            continue
+        process.kill()
+        return why
+    return None
 
 
 def _give_up(path: Path, why: str) -> None:

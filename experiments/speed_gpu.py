@@ -10,8 +10,10 @@ spent on it.
 """
 
 import argparse
+import contextlib
 import gc
 import hashlib
+import importlib
 import os
 import statistics
 import subprocess
@@ -54,9 +56,13 @@ FORMS = ("step",) if TINY else ("dense", "sparse", "step")  # the tests of verif
 VERIFIED = {name: () if TINY and name != "float32" else FORMS for name in DTYPES}
 # Kernels compile anew for each kind of size, so verify's cases have few at first, which 16 does not divide.
 FEW_SIZES = {"lengths": "5", "widths": "8", "slots": "3"} if TINY else {"lengths": "33", "widths": "100", "slots": "37"}
+ALONE = "5" if TINY else "257"  # tokens of the case that every size is 1
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 SPEED_DTYPE = torch.float32 if TINY else torch.bfloat16
-OTHERS = ("flash attention", "fla chunk_gla", "fla chunk_gsa", "Mamba-2 step")  # not this project's: they may fail
+COMPARED = ("flash attention", "Mamba-2 scan", "fla chunk_gla", "fla chunk_gsa")  # the last compile longest
+OTHERS = (*COMPARED, "Mamba-2 step")  # not this project's: they may fail
+COMMAND = [sys.executable, "-m", "experiments.speed_gpu", *(["--tiny"] if TINY else [])]
+COMPILERS = 0 if TINY else min(12, (os.cpu_count() or 1) - 2)  # processes
 
 
 # --- calls and their inputs ------------------------------------------------------------------------------------
@@ -114,10 +120,7 @@ def equal(got: list[Tensor], want: list[Tensor]) -> dict:
 def against_float64(
     form: str, dtype=torch.float32, sizes: tuple | None = None, lengths=CHECKED, function=None, **options
 ) -> dict:
-    """The worst error against the torch form in float64 on the CPU, of gradients a tenth; sizes are M, K, D.
-
-    Of D = 1 the values alone: y is then little but a sign, and what its gradients are made of cancels.
-    """
+    """The worst error against the torch form in float64 on the CPU, of gradients a tenth; sizes are M, K, D."""
     slots, top_k, width = sizes or SPARSE[0][1:]
     truth = partial(fast.factorization_memory, backend="chunked")
     if form == "sparse":
@@ -128,7 +131,7 @@ def against_float64(
         got = run(memory(form, slots, function, **options), [v.to(DEVICE) for v in values])
         want = run(memory(form, slots, truth), [v.double() if v.is_floating_point() else v for v in values])
         errors = [relative(*pair) / (1 if i < 2 else 10) for i, pair in enumerate(zip(got, want, strict=True))]
-        worst = max(worst, *errors[: None if width > 1 else 2])
+        worst = max(worst, *errors)
     # A TF32 product keeps 10 bits of mantissa, a half-precision input 7 or 10.
     return verdict(worst, max(TOLERANCES[dtype], 1e-2 if options.get("precision") == "tf32" else 0.0))
 
@@ -294,11 +297,15 @@ def backward(call: Callable, values: list[Tensor]) -> None:
 
 
 def timed(make: Callable[[int], list[Tensor]], call: Callable) -> dict:
-    """Forward alone, and with backward."""
+    """Forward alone, and with backward; what backward needs beyond the inputs, at most."""
     sets = [[v.requires_grad_(v.is_floating_point()) for v in make(seed)] for seed in range(2)]
     with torch.no_grad():
         result = {"forward ms": milliseconds([partial(call, *values) for values in sets])}
-    return result | {"both ms": milliseconds([partial(backward, call, values) for values in sets])}
+    if not TINY:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    result["both ms"] = milliseconds([partial(backward, call, values) for values in sets])
+    return result if TINY else result | {"peak MiB": (torch.cuda.max_memory_allocated() - before) >> 20}
 
 
 def rates() -> dict:
@@ -362,6 +369,20 @@ def speed(form: str, batch: int, tokens: int, slots: int, width: int) -> dict:
         shape = batch, heads, tokens, width // heads
         attention = partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True)
         return timed(lambda seed: random(seed, *[shape] * 3), attention)
+    if form == "Mamba-2 scan":
+        try:
+            from mamba_ssm.ops.triton.ssd_combined import (  # pyright: ignore[reportMissingImports]
+                mamba_chunk_scan_combined,
+            )
+        except ImportError as error:
+            return {"absent": str(error)}
+        shapes = (batch, tokens, heads, width // heads), *[(batch, tokens, 1, slots)] * 2, (batch, tokens, heads)
+
+        def mamba2_inputs(seed: int) -> list[Tensor]:
+            x, b, c, dt = random(seed, *shapes)
+            return [x, torch.nn.functional.softplus(dt.float() - 3), -torch.rand(heads, device=DEVICE), b, c]
+
+        return timed(mamba2_inputs, partial(mamba_chunk_scan_combined, chunk_size=256))
     try:
         from fla.ops.gla import chunk_gla  # pyright: ignore[reportMissingImports]
         from fla.ops.gsa import chunk_gsa  # pyright: ignore[reportMissingImports]
@@ -395,10 +416,10 @@ def sparse_speed(form: str, batch: int, tokens: int, slots: int, top_k: int, wid
 
 def correctness_rows() -> list[Row]:
     def row(what: str, measure: Callable, *args, **options) -> Row:
-        return Row("correctness", {"what": what}, partial(measure, *args, **options))
+        return Row("correctness", {"what": what}, partial(measure, *args, **options), "large" * (measure is large))
 
     dense_sizes = (SHAPES[0][1], 1, SHAPES[0][2])
-    ones, rows = (1, 1, 1), []
+    rows = []
     for name, precision in (("float32", "ieee"), ("bfloat16", "tf32"), ("float16", "tf32")):
         how = {"dtype": DTYPES[name]}
         rows += [
@@ -414,12 +435,12 @@ def correctness_rows() -> list[Row]:
         configurations = (dense_kernels if form == "dense" else sparse_kernels).CONFIGURATIONS[1:]
         rows += [
             row(f"{form}, a sequence alone, same bits", alone, form),
-            row(f"{form}, M, K, D = {ones}", against_float64, form, sizes=ones, **short),
             row(f"{form}, torch", against_float64, form, function=partial(function, backend=plain), **short),
             *(row(f"{form}, blocks {tuple(b)}", against_float64, form, blocks=b, **short) for b in configurations),
         ]
     rows += [row(f"steps, blocks {tuple(b)}", steps_against_float64, blocks=b) for b in step_kernels.CONFIGURATIONS[1:]]
-    rows.append(row(f"steps, M, K, D = {ones}", steps_against_float64, sizes=ones))
+    ones = {"slots": "1", "widths": "1", "lengths": ALONE}
+    rows += [row(f"verify, {form}, M = D = 1", verified, form, "float32", **ones) for form in VERIFIED["float32"]]
     if not TINY:
         for form in ("dense", "sparse"):
             rows += [
@@ -487,24 +508,26 @@ def configuration_rows() -> list[Row]:
     for blocks in step_kernels.CONFIGURATIONS:
         rows.append(row("step", blocks, partial(decode, "dense", many, slots, 1, width, blocks=blocks)))
         rows.append(row("sparse step", blocks, partial(decode, "sparse", many, slots, 3, width, blocks=blocks)))
+        rows.append(row("step, B = 1", blocks, partial(decode, "dense", 1, slots, 1, width, blocks=blocks)))
     return rows
 
 
 def all_rows() -> list[Row]:
-    """In order of worth."""
-    ours, compared = ("triton",), ("fla chunk_gsa", "fla chunk_gla", "flash attention")
-    rows = [*correctness_rows(), Row("rates", {"what": "a matrix product, a copy"}, rates)]
+    """In order of worth: whether it is right, how fast, beside what, and then the same at more sizes."""
+    right, ours = correctness_rows(), ("triton",)
+    first = next(i for i, row in enumerate(right) if row.what["what"].startswith("dense, float16"))
+    rows = [*right[:first], Row("rates", {"what": "a matrix product, a copy"}, rates)]
     rows += [row for shape in SHAPES for row in decode_rows(shape)]
     for tokens in FIRST_LENGTHS:
-        rows += speed_rows(SHAPES[0], [tokens], ours + compared) + sparse_rows(SPARSE[0], [tokens])
-    rows += configuration_rows()
+        rows += speed_rows(SHAPES[0], [tokens], ours) + sparse_rows(SPARSE[0], [tokens])
+    rows += configuration_rows() + speed_rows(SHAPES[0], FIRST_LENGTHS, COMPARED) + right[first:]
     rows += speed_rows(SHAPES[0], FIRST_LENGTHS, ("triton, float32", "chunked"))
     for shape in SHAPES[1:]:
-        rows += speed_rows(shape, FIRST_LENGTHS, ours + compared)
+        rows += speed_rows(shape, FIRST_LENGTHS, ours + COMPARED)
     for shape in SPARSE[1:]:
         rows += sparse_rows(shape, FIRST_LENGTHS[:1])
     for shape in SHAPES:
-        rows += speed_rows(shape, LENGTHS, ours + compared)
+        rows += speed_rows(shape, LENGTHS, ours + COMPARED)
     for shape in SHAPES:
         rows += speed_rows(shape, LENGTHS, ("chunked",))
     sizes = FEW_SIZES if TINY else {}
@@ -573,7 +596,7 @@ def fastest(rows: list[dict]) -> dict[str, dict]:
 
 def about() -> dict:
     """All that the numbers depend on."""
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((frame.ROOT / "fast").glob("*.py"))))
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((frame.ROOT / "fast").rglob("*.py"))))
     driver = "none"
     if not TINY:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -581,7 +604,15 @@ def about() -> dict:
             driver = subprocess.run(query, capture_output=True, encoding="utf-8").stdout.strip() or "not found"
         except FileNotFoundError:
             driver = "not found"
-    return frame.about(driver=driver, fast=code.hexdigest()[:12])
+    others = {"fla": version("fla"), "mamba_ssm": version("mamba_ssm")}
+    return frame.about(driver=driver, fast=code.hexdigest()[:12], others=others)
+
+
+def version(module: str) -> str:
+    try:
+        return getattr(importlib.import_module(module), "__version__", "unknown")
+    except ImportError:
+        return "absent"
 
 
 def healthy() -> bool:
@@ -635,6 +666,35 @@ def problems(record: dict) -> list[str]:
     return found if rows else [*found, "nothing was measured"]
 
 
+def compile_all(until: float, processes: int = COMPILERS) -> None:
+    """Triton keeps on disk what it has compiled: several processes at a time make what one row after the other needs.
+
+    They run the rows and drop what they find. What goes wrong here goes wrong again where it is measured.
+    """
+    commands = [[*COMMAND, "compile", str(i), str(processes), str(until)] for i in range(processes)]
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
+    for process in running:
+        try:
+            process.wait(timeout=max(1.0, until - time.time()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def compile_some(rows: list[Row], until: float) -> None:
+    for row in rows:
+        if time.time() < until:
+            with contextlib.suppress(Exception):
+                row.measure()
+
+
+def to_compile() -> list[Row]:
+    """Rows that together need most of what the others need; those that try many configurations come first."""
+    rows = [row for row in all_rows() if row.kind != "large"]
+    parts = ("correctness", "decode", "configurations")
+    compared = [row for row in rows if row.what.get("form") in COMPARED and row.what["T"] == FIRST_LENGTHS[0]]
+    return compared + [row for row in rows if row.part in parts]
+
+
 def measure(run: Run) -> dict:
     """The record, which a process of its own writes row by row."""
     if not TINY and not torch.cuda.is_available():
@@ -646,8 +706,8 @@ def measure(run: Run) -> dict:
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(*(f"{name}: {value}" for name, value in known.items()), sep="\n", flush=True)
-    command = [sys.executable, "-m", "experiments.speed_gpu", str(path.resolve()), str(until)]
-    code = interruptible.supervise([*command, *(["--tiny"] if TINY else [])], path, until)
+    compile_all(time.time() + 12 * run.options.minutes)  # at most a fifth of the time
+    code = interruptible.supervise([*COMMAND, "measure", str(path.resolve()), str(until)], path, until)
     record = interruptible.read(path)
     report(record)
     return record | ({"ended": code} if code else {})
@@ -658,8 +718,85 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="measure only what the record lacks")
 
 
-EXPERIMENT = Experiment("speed_gpu", measure, problems=problems, options=options)
+# --- tables ------------------------------------------------------------------------------------------------------
 
-if __name__ == "__main__":  # the process that measures
-    path, until = Path(sys.argv[1]), float(sys.argv[2])
-    sys.exit(interruptible.work(all_rows(), path, until, say=say, healthy=healthy, conclude=conclude))
+
+def right_table(result: dict) -> str:
+    """Errors by dtype, then what else was checked."""
+    rows = {row["what"]: row for row in result["rows"] if row["part"] == "correctness" and "passed" in row}
+    lines = [f"| | {' | '.join(DTYPES)} |", "| --- " * (1 + len(DTYPES)) + "|"]
+    shown = set()
+    for text, names in {
+        "dense, error against float64": ("dense, float32, ieee", "dense, bfloat16, tf32", "dense, float16, tf32"),
+        "dense, the other kind of product": ("dense, float32, tf32", "dense, bfloat16, ieee", "dense, float16, ieee"),
+        **{f"{form}, error against float64": [f"{form}, {name}" for name in DTYPES] for form in ("sparse", "steps")},
+        **{f"`verify`, {form}": [f"verify, {form}, {name}" for name in DTYPES] for form in FORMS},
+    }.items():
+        lines.append(f"| {text} | {' | '.join(_verdict(rows.get(name)) for name in names)} |")
+        shown |= set(names)
+    others = [row for name, row in rows.items() if name not in shown]
+    return "\n".join([*lines, f"| {len(others)} other checks | {sum(row['passed'] for row in others)} right | | |"])
+
+
+def _verdict(row: dict | None) -> str:
+    if row is None:
+        return "–"
+    number = f"{row['error']:.1e}" if "error" in row else f"{row['cases']} cases"
+    return number + ("" if row["passed"] else ", **wrong**")
+
+
+def decode_table(result: dict) -> str:
+    rows = {(row["form"], row["B"], row["M"], row["D"]): row for row in result["rows"] if row["part"] == "decode"}
+    copy = next((row["GB/s"] for row in result["rows"] if row["part"] == "rates" and "GB/s" in row), None)
+    head = (
+        "B, M, D",
+        "dense",
+        "share of a copy's rate",
+        "sparse, K = 4",
+        "Mamba-2's",
+        "Mamba-2's over sparse",
+        "over dense",
+    )
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for at in dict.fromkeys(key[1:] for key in rows):
+        dense, sparse, mamba = (rows.get((form, *at), {}) for form in ("dense", "sparse", "Mamba-2 step"))
+        times = [f"{1e3 * row['ms']:.1f} µs" if "ms" in row else "–" for row in (dense, sparse, mamba)]
+        share = f"{dense['GB/s'] / copy:.0%}" if copy and "GB/s" in dense else "–"
+        over = [f"{mamba['ms'] / row['ms']:.2f}×" if "ms" in row and "ms" in mamba else "–" for row in (sparse, dense)]
+        lines.append(f"| {', '.join(map(str, at))} | {times[0]} | {share} | {' | '.join([*times[1:], *over])} |")
+    return "\n".join(lines)
+
+
+def speed_table(result: dict) -> str:
+    head = ("form", "B, T, M, D", "K", "forward", "forward + backward", "memory beyond the inputs")
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for row in result["rows"]:
+        if row["part"] in ("speed", "sparse") and "both ms" in row:
+            sizes = ", ".join(str(row[name]) for name in "BTMD")
+            times = f"{row['forward ms']:.2f} ms | {row['both ms']:.2f} ms | {row.get('peak MiB', '–')} MiB"
+            lines.append(f"| {row['form']} | {sizes} | {row.get('K', '–')} | {times} |")
+    return "\n".join(lines)
+
+
+def goals_table(result: dict) -> str:
+    lines = ["| goal | at least | measured | |", "| --- " * 4 + "|"]
+    for found in result["goals"]:
+        reached = {True: "reached", False: "missed", None: "not measured"}[found["reached"]]
+        number = "–" if found["measured"] is None else f"{found['measured']:g}"
+        lines.append(f"| {found['what']} | {found['at least']:g} | {number} | {reached} |")
+    return "\n".join(lines)
+
+
+EXPERIMENT = Experiment(
+    "speed_gpu", measure,
+    {"right": right_table, "decode": decode_table, "speed": speed_table, "goals": goals_table},
+    problems=problems, options=options,
+)  # fmt: skip
+
+if __name__ == "__main__":  # a process that compiles, or the one that measures
+    what, *given, until = [argument for argument in sys.argv[1:] if argument != "--tiny"]
+    if what == "compile":
+        compile_some(to_compile()[int(given[0]) :: int(given[1])], float(until))
+    else:
+        path = Path(given[0])
+        sys.exit(interruptible.work(all_rows(), path, float(until), say=say, healthy=healthy, conclude=conclude))

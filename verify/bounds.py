@@ -8,6 +8,7 @@ from torch import Tensor
 from verify.cases import Case
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+PRODUCTS = 4  # roundings of the coarsest input's dtype, where float32 results come from products of half precision
 ROUNDINGS_A_STEP = 3  # of 1 - theta, of its product with the state, and of the sum
 UNDERFLOW = 1e-25  # below 1e-38 float32 has few digits left, and 1 / rms may be 1e6
 
@@ -38,10 +39,17 @@ def within(name: str, got: Tensor, want: Tensor, size: Tensor, steps: int) -> No
         raise AssertionError(f"{name}{[*at]} is {got[at]:.9g}, not {want[at]:.9g} within {bound[at]:.2g}")
 
 
-def bounds(dtype: torch.dtype, size: Tensor, steps: int) -> Tensor:
-    """How far each number of this dtype may be off; infinite where dtype cannot hold its size."""
-    kind = torch.finfo(dtype)
-    bound = tolerance(dtype, steps) * size + UNDERFLOW + kind.tiny * kind.eps
+def bounds(dtype: torch.dtype, size: Tensor, steps: int, inputs: torch.dtype | None = None) -> Tensor:
+    """How far each number of this dtype may be off; infinite where dtype cannot hold its size.
+
+    inputs: the coarsest dtype of what the number is made of. A GPU multiplies half-precision inputs on units that round
+    both factors to bfloat16, float16 or TF32, and adds in float32. So a float32 state of bfloat16 values is right to
+    some roundings of bfloat16, unless a kernel takes more care.
+    """
+    kind, relative = torch.finfo(dtype), tolerance(dtype, steps)
+    if inputs in (torch.bfloat16, torch.float16):
+        relative = max(relative, PRODUCTS * unit_roundoff(inputs))
+    bound = relative * size + UNDERFLOW + kind.tiny * kind.eps
     return bound.masked_fill(size > kind.max, torch.inf)
 
 

@@ -353,6 +353,9 @@ def _dense(maker: _Maker) -> Iterator[Fixed]:
     yield from _dtypes(maker, 129)
 
 
+ALL = 1 << 30  # slots a token: M, whatever M is allowed
+
+
 def _sparse(maker: _Maker) -> Iterator[Fixed]:
     make = maker.make
     yield from _lengths(maker, LENGTHS, M=37, K=3)
@@ -361,8 +364,8 @@ def _sparse(maker: _Maker) -> Iterator[Fixed]:
         yield make(f"slots {M}", "slots", 17, M=M, K=3)
     yield make("many slots and columns", "large", 65, M=128, D=100, K=8)
     yield make("K = 1", "K = 1", 33, M=37, K=1)
-    yield make("K = M, in order", "K = M", 33, M=5, K=5, route=lambda B, T, M, K: np.tile(np.arange(M), (B, T, 1)))
-    yield make("K = M, in no order", "K = M", 33, M=5, K=5)
+    yield make("K = M, in order", "K = M", 33, M=5, K=ALL, route=lambda B, T, M, K: np.tile(np.arange(M), (B, T, 1)))
+    yield make("K = M, in no order", "K = M", 33, M=5, K=ALL)
     yield make("slots in order", "in order", 33, M=37, K=3, route=_in_order)
     yield make("one slot takes all", "one slot", 33, M=37, K=1, route=lambda B, T, M, K: np.full((B, T, K), M // 2))
     yield make("the same slots for every token", "one slot", 33, M=37, K=3, route=_same)

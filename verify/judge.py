@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from verify.adapters import Kernel
-from verify.bounds import bounds, in_bounds, sizes, worst
+from verify.bounds import bounds, in_bounds, sizes, unit_roundoff, worst
 from verify.cases import Case, Fixed, Limits, fixed_cases, gradients, loop
 
 VALUES = ("y", "final state")
@@ -63,7 +63,8 @@ def truth(fixed: Fixed) -> Truth:
     size = sizes(case, fixed.on_y, fixed.on_state)
     dtype = {"y": case.value.dtype, "final state": case.start().dtype}
     dtype |= {f"d{name}": v.dtype for name, v in case.floating().items()}
-    bound = {name: bounds(dtype[name], size[name], case.value.shape[1]) for name in want}
+    coarsest = max((case.value.dtype, case.theta.dtype), key=unit_roundoff)
+    bound = {name: bounds(dtype[name], size[name], case.value.shape[1], coarsest) for name in want}
     return Truth(want, bound, dtype)
 
 

@@ -395,8 +395,8 @@ class Blocks(NamedTuple):
     warps: int
 
 
-DEFAULT = Blocks(32, 16, 32, 8)  # fits any card, no kernel spills on an H100: docs/kernels.md
-CONFIGURATIONS = (DEFAULT, Blocks(16, 16, 64, 8), Blocks(32, 16, 64, 4), Blocks(64, 16, 32, 8))
+DEFAULT = Blocks(32, 16, 64, 4)  # fits any card, the fastest on an H100 of those that hardly spill: docs/kernels.md
+CONFIGURATIONS = (DEFAULT, Blocks(32, 16, 128, 4), Blocks(32, 16, 64, 2), Blocks(16, 16, 64, 4))
 
 
 def factorization_memory(

@@ -261,7 +261,7 @@ class Blocks(NamedTuple):
 
 
 DEFAULT = Blocks(32, 1024, 4)  # one chunk in a program from D = 1,024 on
-CONFIGURATIONS = (DEFAULT, Blocks(16, 1024, 4), Blocks(64, 2048, 4), Blocks(32, 512, 1))
+CONFIGURATIONS = (DEFAULT, Blocks(16, 1024, 4), Blocks(128, 1024, 2), Blocks(32, 512, 1))
 
 
 def sparse_factorization_memory(

@@ -146,7 +146,7 @@ rows = [
     row("leaves", lambda: os._exit(3)),
     row("fine again", lambda: {"ms": 2.0}),
     row("never ends", lambda: time.sleep(1000) or {}),
-    row("not reached", lambda: {"ms": 3.0}),
+    row("fine at last", lambda: {"ms": 3.0}),
 ]
 healthy = lambda: False
 sys.exit(interruptible.work(rows, Path(sys.argv[1]), 1e12, healthy=healthy))
@@ -154,12 +154,10 @@ sys.exit(interruptible.work(rows, Path(sys.argv[1]), 1e12, healthy=healthy))
 
 
 def test_another_process_goes_on_where_one_died(path, monkeypatch):
-    """And a row that never ends is stopped, the rest being listed."""
-    started = time.monotonic()
+    """And where a row never ends."""
     command = [sys.executable, "-X", "utf8", "-c", PROGRAM, str(path)]
     monkeypatch.setenv("PYTHONPATH", str(frame.ROOT))
-    assert interruptible.supervise(command, path, time.time() + 40, grace=1) == 0
-    assert time.monotonic() - started < 60
+    assert interruptible.supervise(command, path, time.time() + 1000, limit=2) == 0
     record = interruptible.read(path)
     what = {row["form"]: row.get("failed", {}).get("exception") for row in record["rows"]}
     assert what == {
@@ -168,8 +166,23 @@ def test_another_process_goes_on_where_one_died(path, monkeypatch):
         "kills its process": "its process ended: SIGKILL",
         "leaves": "its process ended: exit code 3",
         "fine again": None,
-        "never ends": "stopped, 1 s after the end of the run",
+        "never ends": "stopped: it took longer than 2 s",
+        "fine at last": None,
     }
+    assert record["running"] is None and not record["not measured"]
+
+
+def test_a_row_is_stopped_at_the_end_of_the_run_and_the_rest_is_listed(path):
+    """The process that measures was already within a row."""
+    rows = [{"part": "speed", "form": form} for form in ("never ends", "not reached")]
+    running = rows[0] | {"since": time.time()}
+    interruptible.write(path, interruptible.read(path) | {"running": running, "not measured": rows[1:]})
+    command = [sys.executable, "-X", "utf8", "-c", "import time; time.sleep(1000)"]
+    started = time.time()
+    assert interruptible.supervise(command, path, started + 1, grace=1) == 0
+    record = interruptible.read(path)
+    assert [row["failed"]["exception"] for row in record["rows"]] == ["stopped: the time of the run was over"]
+    assert 2 <= record["rows"][0]["seconds"] < 60
     assert record["running"] is None and names(record["not measured"]) == ["not reached"]
 
 
@@ -212,15 +225,64 @@ def test_rows_come_in_order_of_worth():
         "configurations",
         "verify",
     ]
-    assert parts[: parts.count("correctness")] == ["correctness"] * parts.count("correctness")
+    at_first = [row.what["what"] for row in rows[: parts.index("rates")]]
+    assert all("float32" in what or "bfloat16" in what for what in at_first)
+    assert {what.split(",")[0] for what in at_first} == {"dense", "sparse", "steps", "verify"}
     first, last = parts.index("configurations"), len(parts) - 1 - parts[::-1].index("configurations")
     before = [row.what for row in rows[:first] if row.part in ("speed", "sparse")]
     assert {(w["B"], w["D"]) for w in before} == {(8, 1024)} and {w["T"] for w in before} == {4096, 16384}
     assert [w["T"] for w in before] == sorted(w["T"] for w in before)
-    assert {row.what["T"] for row in rows[last + 1 : last + 5]} == {4096, 16384}
+    assert {row.what["form"] for row in rows[:first] if row.part == "speed"} == {"triton"}
+    compared = [row.what["form"] for row in rows[last + 1 : last + 9]]
+    assert compared == [*speed_gpu.COMPARED, *speed_gpu.COMPARED]
+    assert {row.what["T"] for row in rows[last + 1 : last + 9]} == {4096, 16384}
+    assert parts[last + 9 :].count("correctness") > len(at_first)
     rest = [row for row in rows if row.part != "verify"]  # which comes last
     assert {row.what["form"] for row in rest[-15:]} == {"chunked"}  # nobody knows how long these take
     assert parts[len(rest) :] == ["verify"] * 9
+
+
+def test_what_is_compiled_first_is_what_takes_longest_and_a_failure_ends_nothing():
+    rows = speed_gpu.to_compile()
+    assert [row.what.get("form") for row in rows[: len(speed_gpu.COMPARED)]] == list(speed_gpu.COMPARED)
+    assert not any(row.kind == "large" for row in rows)
+    assert {row.part for row in rows} == {"speed", "correctness", "decode", "configurations"}
+    done = []
+    mine = [Row("speed", {"form": name}, lambda name=name: done.append(name) or fails()) for name in "ab"]
+    speed_gpu.compile_some(mine, time.time() + 60)
+    speed_gpu.compile_some(mine, time.time() - 1)
+    assert done == ["a", "b"]
+
+
+def test_a_record_belongs_to_one_state_of_the_kernels(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed_gpu, "TINY", True)
+    monkeypatch.setattr(frame, "ROOT", tmp_path)
+    kernel = tmp_path / "fast" / "kernels" / "dense.py"
+    kernel.parent.mkdir(parents=True)
+    known = []
+    for text in ("a", "b"):
+        kernel.write_text(text, encoding="utf-8")
+        known.append(speed_gpu.about())
+    assert known[0]["fast"] != known[1]["fast"] and known[0].keys() == known[1].keys() >= {"others", "driver"}
+
+
+def test_tables_say_what_is_wrong_and_what_is_missing():
+    right = [
+        {"part": "correctness", "what": "sparse, float32", "passed": True, "error": 1.5e-7},
+        {"part": "correctness", "what": "verify, dense, float16", "passed": False, "cases": 28},
+        {"part": "correctness", "what": "dense, another GPU", "absent": "there is one"},
+        {"part": "correctness", "what": "dense, alone", "passed": False},
+    ]
+    table = speed_gpu.right_table({"rows": right})
+    assert "| sparse, error against float64 | 1.5e-07 | – | – |" in table
+    assert "| `verify`, dense | – | – | 28 cases, **wrong** |" in table
+    assert table.endswith("| 1 other checks | 0 right | | |")
+    rows = [{"part": "rates", "GB/s": 2000.0}, *step_rows(0.5, 2.0), *step_rows(0.5, 2.0)[:1]]
+    rows[-1] = rows[-1] | {"form": "dense", "K": 64, "ms": 1.0, "GB/s": 1000.0}
+    line = "| 256, 64, 1024 | 1000.0 µs | 50% | 500.0 µs | 2000.0 µs | 4.00× | 2.00× |"
+    assert speed_gpu.decode_table({"rows": rows}).endswith(line)
+    rows[2] = {name: v for name, v in rows[2].items() if name != "ms"} | {"absent": "no mamba_ssm"}
+    assert speed_gpu.decode_table({"rows": rows}).endswith("| 500.0 µs | – | – | – |")
 
 
 def step_rows(ours: float, mamba: float) -> list[dict]:
@@ -317,6 +379,11 @@ def test_what_it_is_compared_with_is_called_with_inputs_of_its_shapes(monkeypatc
         assert s.shape == g.shape == (B, T, 1, M) and (s >= 0).all() and (g < 0).all()
         return (q + k + (s + g).sum(-1, keepdim=True)).sum(-1, keepdim=True) * v, None
 
+    def mamba_chunk_scan_combined(x, dt, A, B, C, chunk_size):
+        assert x.shape == (*dt.shape, 64) and dt.shape == (2, T, 2) and A.shape == (2,) and chunk_size == 256
+        assert B.shape == C.shape == (2, T, 1, M) and (A <= 0).all() and (dt > 0).all()
+        return x * (dt * A)[..., None] + (B + C).sum(-1)[..., None]
+
     def selective_state_update(state, x, dt, A, B, C, D, dt_bias, dt_softplus):
         heads = (2, 64)
         assert state.shape == (5, *heads, M) and x.shape == dt.shape == (5, *heads) and A.shape == (*heads, M)
@@ -327,7 +394,8 @@ def test_what_it_is_compared_with_is_called_with_inputs_of_its_shapes(monkeypatc
     stand_in(monkeypatch, "fla.ops.gsa", chunk_gsa=chunk_gsa)
     module = "mamba_ssm.ops.triton.selective_state_update"
     stand_in(monkeypatch, module, selective_state_update=selective_state_update)
-    for form in ("fla chunk_gla", "fla chunk_gsa", "flash attention"):
+    stand_in(monkeypatch, "mamba_ssm.ops.triton.ssd_combined", mamba_chunk_scan_combined=mamba_chunk_scan_combined)
+    for form in speed_gpu.COMPARED:
         assert speed_gpu.speed(form, B, T, M, D).keys() == {"forward ms", "both ms"}
     assert speed_gpu.decode_of_mamba2(5, M, D).keys() == {"ms", "host ms", "GB/s"}
 
@@ -335,7 +403,8 @@ def test_what_it_is_compared_with_is_called_with_inputs_of_its_shapes(monkeypatc
 def test_what_is_not_installed_is_absent(monkeypatch, on_cpu):
     monkeypatch.setitem(sys.modules, "fla", None)
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
-    for row in (speed_gpu.speed("fla chunk_gla", 1, 2, 3, 64), speed_gpu.decode_of_mamba2(1, 3, 64)):
+    rows = [speed_gpu.speed(form, 1, 2, 3, 64) for form in speed_gpu.COMPARED if form != "flash attention"]
+    for row in (*rows, speed_gpu.decode_of_mamba2(1, 3, 64)):
         assert row.keys() == {"absent"}
 
 

@@ -12,6 +12,7 @@ FAULTS = [
         ("verify lets NaN pass where a bound is infinite",
          "            excess = excess.masked_fill(v.isnan() & want.isfinite(), torch.inf)\n", "            pass\n"),
         ("verify overlooks dtypes", "        if dtypes and v.dtype != dtype:", "        if False:"),
+        ("verify holds products of half precision to float32", "max((case.value.dtype, case.theta.dtype), key=unit_roundoff)", "None"),
         ("verify overlooks slots that no token names", "    if not mask.any():\n", "    if mask.any() or not mask.any():\n"),
         ("a kernel may spoil the cases of verify", "    case = fixed.case.copy()\n    if grad:", "    case = fixed.case\n    if grad:"),
         ("verify does not look at what a kernel writes into", '            return f"{name} is changed by the call"', "            pass"),
@@ -20,6 +21,7 @@ FAULTS = [
     *planted(
         "verify/cases.py", CASES,
         ("verify takes the next size below", "for n in (size + off, size - off) if n in self", "for n in (size - off,) if n in self or n < 0"),
+        ("verify names five slots where it means all", "ALL = 1 << 30", "ALL = 5"),
         ("strided cases of verify are contiguous", "        case \"gaps\":", "        case \"no gaps\":"),
     ),
     *planted(

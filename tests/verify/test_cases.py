@@ -59,6 +59,29 @@ def test_limits_hold_for_every_case():
             assert one.case.value.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("slots", ["1", "4", "37", "64*n", "1..512"])
+def test_every_slot_is_named_where_k_is_m(slots):
+    found = [one.case for one in fixed_cases(Limits("sparse", slots=Sizes(slots))) if one.kind == "K = M"]
+    assert len(found) == 2
+    for case in found:
+        everything = torch.arange(case.num_slots).expand(case.slots.shape)
+        assert case.theta.shape == case.slots.shape and torch.equal(case.slots.sort(-1).values, everything)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_float32_result_of_half_precision_may_be_off_by_some_of_its_roundings(dtype):
+    """Products of a GPU round both factors: to 10 bits in TF32, for a final state and its gradient in float32."""
+    half = dtype != torch.float32
+    one = next(one for one in fixed_cases(Limits(dtypes=(dtype,))) if one.name == "many slots and columns")
+    right = truth(one)
+    for name in ("final state", "dinitial_state"):
+        assert right.dtype[name] == torch.float32
+        for off, ok in ((1e-6, True), (2.0**-10, half), (0.5, False)):
+            got = {n: v.to(right.dtype[n]) for n, v in right.want.items()}
+            got[name] = got[name] * (1 + off)
+            assert compare(one, got).ok == ok, (name, off)
+
+
 @pytest.mark.parametrize("text", ["", "a", "3..", "..", "5..2", "n*64"])
 def test_sizes_that_mean_nothing_are_refused(text):
     with pytest.raises(ValueError, match="sizes must"):
