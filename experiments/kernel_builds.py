@@ -31,7 +31,7 @@ CALLERS = {"p_theta", "p_phi", "p_gate", "p_v", "p_u", "p_dy", "p_y", "p_out", "
 VARIANTS = ("ieee", "tf32", "bf16", "odd")  # of float32: how matrices are multiplied; half inputs; any size
 WIDE = 2048  # a row that is a block of its own in every configuration
 SPILL = 64  # bytes of a thread that DEFAULT may spill on sm_90: on an H100 the fastest blocks spill 48 in one kernel
-RARE = ("odd", "every size is 1")  # sizes that models do not have, where it may spill more
+RARE = ("odd", "some divide by 16", "every size is 1")  # sizes that models do not have, where it may spill more
 
 
 class Target(NamedTuple):

@@ -395,7 +395,7 @@ class Blocks(NamedTuple):
     warps: int
 
 
-DEFAULT = Blocks(32, 16, 64, 4)  # fits any card, the fastest on an H100 of those that hardly spill: docs/kernels.md
+DEFAULT = Blocks(32, 16, 64, 4)  # fits any card, the fastest on an H100 that hardly spills: docs/kernels.md
 CONFIGURATIONS = (DEFAULT, Blocks(32, 16, 128, 4), Blocks(32, 16, 64, 2), Blocks(16, 16, 64, 4))
 
 
