@@ -515,7 +515,7 @@ def configuration_rows() -> list[Row]:
 def all_rows() -> list[Row]:
     """In order of worth: whether it is right, how fast, beside what, and then the same at more sizes."""
     right, ours = correctness_rows(), ("triton",)
-    first = next(i for i, row in enumerate(right) if row.what["what"].startswith("dense, float16"))
+    first = next(i for i, row in enumerate(right) if str(row.what["what"]).startswith("dense, float16"))
     rows = [*right[:first], Row("rates", {"what": "a matrix product, a copy"}, rates)]
     rows += [row for shape in SHAPES for row in decode_rows(shape)]
     for tokens in FIRST_LENGTHS:
