@@ -294,7 +294,7 @@ def table(result: dict) -> str:
 def jobs(run: Run) -> list[tuple[Build, str]]:
     """What to compile: with --tiny the first kernel of each module.
 
-    With --quick DEFAULT alone: all variants for sm_90, the first for the others. sm_80 is sm_89 with more memory.
+    With --quick DEFAULT alone: all variants for sm_90, the first for gfx942, which has the least memory.
     """
     builds = all_builds()
     if run.tiny:
@@ -307,7 +307,7 @@ def jobs(run: Run) -> list[tuple[Build, str]]:
             for build in builds
             for target in TARGETS
             if build.default
-            and (target == "sm_90" or (target != "sm_80" and build.variant == first[build.module, build.kernel]))
+            and (target == "sm_90" or (target == "gfx942" and build.variant == first[build.module, build.kernel]))
         ]
     return [(build, target) for build in builds for target in TARGETS]
 

@@ -56,7 +56,7 @@ def test_every_kernel_is_among_them():
 @pytest.mark.parametrize(
     "call, grid",
     [
-        (partial(dense, 1, 16, 3, 2**22), r"\(1, 131072, 1\)"),
+        (partial(dense, 1, 16, 3, 2**23), r"\(1, 131072, 1\)"),
         (partial(step, 2**31, 1, None, 1), r"\(2147483648, 1\)"),
         (partial(step, 1, 40, None, 2**23), r"\(1, 131072\)"),
     ],
