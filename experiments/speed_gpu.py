@@ -678,6 +678,7 @@ def compile_all(until: float, processes: int = COMPILERS) -> None:
             process.wait(timeout=max(1.0, until - time.time()))
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
 
 
 def compile_some(rows: list[Row], until: float) -> None:
