@@ -35,10 +35,14 @@ _pool: ThreadPoolExecutor | None = None
 _announced = False
 
 
-@torch.compiler.assume_constant_result
 def why_not() -> str | None:
     """The reason why loops cannot be compiled here."""
     return _why_not()
+
+
+# All that torch.compiler.assume_constant_result does, but it imports torch.compile's tracer first: 1.6 seconds, which
+# most programs never need.
+why_not._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @functools.cache
