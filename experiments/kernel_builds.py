@@ -7,6 +7,8 @@ Beyond these rows, all launches of a few calls are compiled as Triton's own laun
 """
 
 import argparse
+import ast
+import hashlib
 import importlib
 import multiprocessing
 import os
@@ -20,7 +22,7 @@ from itertools import chain
 from types import ModuleType
 from typing import NamedTuple
 
-from experiments.frame import Experiment, Run, Unavailable, about
+from experiments.frame import ROOT, Experiment, Run, Unavailable, about
 
 SLOTS, WIDTH = 128, 1024  # of the model that decodes: blocks of slot rows depend on them
 NARROW = 32  # the width of a very small model
@@ -180,6 +182,7 @@ CALLS = {
     "some divide by 16": [("dense", 2, 96, 48, 100), ("sparse", 2, 96, 40, 4, 96), ("step", 2, 20, 3, 96)],
     "wide rows": [("dense", 1, 64, 16, 2**13), ("sparse", 1, 64, 16, 4, 2**13), ("step", 1, 16, None, 2**13)],
 }
+OWN = ("kernel_builds.py", "launches.py")
 QUICK_CALLS = ("every size is 1", "sizes above 2^31")
 
 
@@ -319,6 +322,13 @@ def calls(run: Run) -> list[tuple[str, str]]:
     return [(name, target) for name in CALLS for target in ("sm_90", "gfx942")]
 
 
+def fingerprint() -> str:
+    """Of the code that decides the rows: the kernels and this experiment, whatever their comments say."""
+    paths = [*sorted((ROOT / "fast" / "kernels").glob("*.py")), *(ROOT / "experiments" / name for name in OWN)]
+    trees = "".join(ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
+    return hashlib.sha256(trees.encode()).hexdigest()[:12]
+
+
 def measure(run: Run) -> dict:
     if find_spec("triton") is None:
         raise Unavailable("triton is not installed")
@@ -328,7 +338,7 @@ def measure(run: Run) -> dict:
         rows = list(pool.map(compiled, *zip(*jobs(run), strict=True)))
         as_launched = list(chain.from_iterable(pool.map(launched, *zip(*calls(run), strict=True))))
     wrong = list(filter(problem, as_launched))
-    result = {"about": about(), "rows": rows} | ({"launched": wrong} if wrong else {})
+    result = {"about": about(code=fingerprint()), "rows": rows} | ({"launched": wrong} if wrong else {})
     if not problems(result):
         all_well = f"All {len(rows)} kernels compiled, within shared memory, hardly a spill in DEFAULT"
         print(f"{all_well}; so did {len(as_launched)} as they are launched")
