@@ -165,7 +165,7 @@ def _diverged(what: str, step: int, folder: Path) -> Diverged:
 
 
 def optimizer_for(model: LanguageModel, settings: Settings) -> AdamW:
-    """Matrices decay towards zero; norms, biases and other vectors do not."""
+    """What has two dimensions decays towards zero, convolutions and rate biases too; norms and other vectors do not."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [
