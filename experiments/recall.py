@@ -104,6 +104,7 @@ _VARIANTS = (
     Rival("rates per slot", "FM with η and μ for each slot", "fm", _FM | {"rates": "slot"}),
     Rival("no conv", "FM without the convolution", "fm", _FM | {"conv": 0}),
     Rival("no gate", "FM without the gate", "fm", _PLAIN | {"conv": 4}, width=80),
+    Rival("no conv, no gate", "FM without the convolution and the gate", "fm", _PLAIN),
     Rival("conv first", "FM with the convolution before the router", "fm", _FM | {"conv": 0}, conv=4),
 )
 _TRAINED = (
@@ -491,8 +492,8 @@ def rates(result: dict) -> str:
 
 
 def matters(result: dict) -> str:
-    """The same of FM with one thing changed, FM itself above."""
-    return table(result, (rival_of("fm"), *_VARIANTS))
+    """The same of FM with a part changed, FM itself above; last, without convolution and gate but wider for it."""
+    return table(result, (rival_of("fm"), *_VARIANTS, rival_of("fm plain")))
 
 
 def trained(result: dict) -> str:
