@@ -115,7 +115,8 @@ def test_a_model_may_be_read_in_parts_and_knows_nothing_at_first(rival):
 
 
 def test_rivals_are_of_about_one_size():
-    sizes = [rival.model().num_parameters() for rival in RIVALS]
+    """But for one, which asks what the width of another does."""
+    sizes = [rival.model().num_parameters() for rival in RIVALS if rival.name != "no conv, no gate"]
     assert max(sizes) < 1.17 * min(sizes)
     assert len({rival.name for rival in RIVALS}) == len(RIVALS)
     with pytest.raises(UsageError, match=r"^--only must name one of fm, .*, got 'lstm'"):
