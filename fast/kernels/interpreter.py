@@ -1,8 +1,9 @@
-"""Triton's interpreter without two things that it does over and over; what it computes stays the same, bit for bit.
+"""Triton's interpreter without three things that it does over and over; what it computes stays the same, bit for bit.
 
-It prepares its language anew for each call of a function inside a kernel, though once a launch will do. And it scans
-number by number, where a slice takes one step. Scans of other people's functions stay as they are: a function may look
-at a number, with `if`, and not understand a slice. Both are private to Triton: where it lacks them, nothing is changed.
+It prepares its language anew for each call of a function inside a kernel, though once a launch will do. It makes a
+table of all types whenever it looks for numpy's name of one. And it scans number by number, where a slice takes one
+step. Scans of other people's functions stay as they are: a function may look at a number, with `if`, and not understand
+a slice. All are private to Triton: where it lacks them, nothing is changed.
 """
 
 from functools import cache
@@ -44,6 +45,18 @@ def _launching(launch):
     return launching
 
 
+def _knowing(find):
+    known = {}
+
+    def find_once(of):
+        scalar = of.scalar  # a block has the type of its numbers; types of one name are the same
+        if scalar.name not in known:
+            known[scalar.name] = find(scalar)
+        return known[scalar.name]
+
+    return find_once
+
+
 def _scanning(scan):
     def scanning(self, values: tuple) -> list:
         ours = self.combine_fn.fn.__module__.startswith(f"{__package__}.")
@@ -76,5 +89,7 @@ def quicken() -> None:
     if hasattr(interpreter, "_patch_lang") and launch is not None:
         interpreter._patch_lang = _prepare_once(interpreter._patch_lang)
         launch.__call__ = _launching(launch.__call__)
+    if hasattr(interpreter, "_get_np_dtype"):
+        interpreter._get_np_dtype = _knowing(interpreter._get_np_dtype)
     if hasattr(getattr(interpreter, "ScanOps", None), "generic_scan"):
         interpreter.ScanOps.generic_scan = _scanning(interpreter.ScanOps.generic_scan)

@@ -101,3 +101,16 @@ def test_after_a_kernel_that_fails_the_next_launch_is_as_any(monkeypatch):
     monkeypatch.undo()
     sums_kernel[(1,)](x, out, TIMES=2)
     assert out.tolist() == [0, 4, 0, 0, 0] and tl.load is before
+
+
+def test_numpys_name_of_a_type_is_looked_up_once():
+    types = {tl.int1: "bool", tl.bfloat16: "uint16", tl.float8e5: "uint8", tl.int64: "int64", tl.float32: "float32"}
+    pairs = [*types.items(), (tl.pointer_type(tl.float32), "uint64"), (tl.pointer_type(tl.int64), "uint64")]
+    for scalar, name in pairs:
+        for of in (tl.block_type(scalar, [4]), scalar, tl.block_type(scalar, [2, 8])):
+            assert interpreter._get_np_dtype(of) == np.dtype(name)
+    asked = []
+    find = quicker._knowing(lambda of: asked.append(of) or np.dtype("float32"))
+    for _ in range(3):
+        assert find(tl.float32) == find(tl.block_type(tl.float32, [4])) == np.dtype("float32")
+    assert asked == [tl.float32]
