@@ -99,66 +99,66 @@ def half_life(theta):
 
 
 # %% into-bin, right: minus infinity, one mask after the other
-def into_bin(logits, kinds, bin):
+def into_bin(logits, kinds, waste):
     out = logits.clone()
     fillers = kinds == 2
-    kept = out[fillers][:, bin]
+    kept = out[fillers][:, waste]
     out[fillers] = -math.inf
-    out[..., bin] = -math.inf
-    out[..., bin][fillers] = kept
+    out[..., waste] = -math.inf
+    out[..., waste][fillers] = kept
     return out
 
 
 # %% into-bin, right: a large bias
-def into_bin(logits, kinds, bin):
+def into_bin(logits, kinds, waste):
     sign = 2.0 * (kinds == 2) - 1
     bias = torch.zeros_like(logits)
-    bias[..., bin] = 200 * sign
+    bias[..., waste] = 200 * sign
     return logits + bias
 
 
 # %% into-bin, right: the logits of fillers are new
-def into_bin(logits, kinds, bin):
-    is_bin = torch.arange(logits.shape[-1]) == bin
+def into_bin(logits, kinds, waste):
+    is_bin = torch.arange(logits.shape[-1]) == waste
     fillers = torch.where(is_bin, 0.0, -500.0)
     return torch.where((kinds == 2)[..., None], fillers, torch.where(is_bin, -500.0, logits))
 
 
 # %% into-bin, wrong: everything goes to the bin
-def into_bin(logits, kinds, bin):
-    return logits.masked_fill(torch.arange(logits.shape[-1]) != bin, -1e9)
+def into_bin(logits, kinds, waste):
+    return logits.masked_fill(torch.arange(logits.shape[-1]) != waste, -1e9)
 
 
 # %% into-bin, wrong: a small bias
-def into_bin(logits, kinds, bin):
+def into_bin(logits, kinds, waste):
     sign = 2.0 * (kinds == 2) - 1
     bias = torch.zeros_like(logits)
-    bias[..., bin] = 5 * sign
+    bias[..., waste] = 5 * sign
     return logits + bias
 
 
 # %% into-bin, wrong: keys and values may use the bin
-def into_bin(logits, kinds, bin):
-    is_bin = torch.arange(logits.shape[-1]) == bin
+def into_bin(logits, kinds, waste):
+    is_bin = torch.arange(logits.shape[-1]) == waste
     return logits.masked_fill((kinds == 2)[..., None] & ~is_bin, -1e9)
 
 
 # %% into-bin, wrong: the fillers are kept out of the bin
-def into_bin(logits, kinds, bin):
-    is_bin = torch.arange(logits.shape[-1]) == bin
+def into_bin(logits, kinds, waste):
+    is_bin = torch.arange(logits.shape[-1]) == waste
     return logits.masked_fill((kinds == 2)[..., None] == is_bin, -1e9)
 
 
 # %% into-bin, wrong: keys and values use the other slots alike
-def into_bin(logits, kinds, bin):
-    is_bin = torch.arange(logits.shape[-1]) == bin
+def into_bin(logits, kinds, waste):
+    is_bin = torch.arange(logits.shape[-1]) == waste
     return torch.where((kinds == 2)[..., None] != is_bin, -1e9, torch.zeros_like(logits))
 
 
 # %% into-bin, wrong: fillers are masked everywhere
-def into_bin(logits, kinds, bin):
+def into_bin(logits, kinds, waste):
     out = logits.masked_fill((kinds == 2)[..., None], -math.inf)
-    out[..., bin] = -math.inf
+    out[..., waste] = -math.inf
     return out
 
 

@@ -25,9 +25,9 @@ SHORT = {"dtypes": "float32", "lengths": "0,5", "widths": "8", "slots": "3"}  # 
         pytest.param(partial(fast.factorization_memory, backend="chunked"), {"packed": True}, id="chunked"),
         *(
             pytest.param(
-                partial(fast.sparse_factorization_memory, backend=backend), {"form": "sparse", "packed": True}, id=id
+                partial(fast.sparse_factorization_memory, backend=backend), {"form": "sparse", "packed": True}, id=name
             )
-            for backend, id in (("chunked", "sparse chunked"), ("scan", "scan"), ("walk", "walk"))
+            for backend, name in (("chunked", "sparse chunked"), ("scan", "scan"), ("walk", "walk"))
             if RUNS[backend]
         ),
         pytest.param(fast.step, {"form": "step"}, id="step"),
