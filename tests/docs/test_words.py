@@ -124,6 +124,85 @@ def test_x_is_the_input_and_the_value_has_a_bar():
     assert not wrong, "\n".join(wrong)
 
 
+# One letter, one meaning: what these letters meant elsewhere before, in formulas.
+NOT_THE_LETTER = {
+    r"\$[NP]\$ (?:pairs|numbers)|1\s*/\s*N\b|N \\times P": "N is a part of the adjoint, P is nothing",
+    r"\bm \+ \\varepsilon": "m is the last token of a lower half; the squares of a slot are its norm",
+    r"\bS \\leftarrow": "S is the share left, h is a state",
+}
+
+
+def formulas(text: str) -> list[str]:
+    fences = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    blocks = [fence[2] for fence in fences.finditer(text) if fence[1] == "math"]
+    text = re.sub(r"`[^`\n]+`", "", fences.sub("", text))
+    blocks += re.findall(r"\$\$(.*?)\$\$", text, re.DOTALL)
+    return blocks + re.findall(r"\$([^$\n]+)\$", re.sub(r"\$\$.*?\$\$", "", text, flags=re.DOTALL))
+
+
+def letters(formula: str) -> set[str]:
+    r"""Latin ones, with those of a chunk's matrices as "bold A"; words and e to a power are none.
+
+    >>> sorted(letters(r"h_t = \mathbf A_{t,s}\, \bar x + \mathrm{rms}(e^{\theta})"))
+    ['bold A', 'h', 's', 't', 'x']
+    """
+    found = {f"bold {letter}" for letter in re.findall(r"\\mathbf ?{?([A-Za-z])", formula)}
+    formula = re.sub(
+        r"\\mathbf ?{?[A-Za-z]|\\(?:mathrm|text|begin|end|mathsf)(?:{[^}]*}| T)|\\[A-Za-z]+|e\^", " ", formula
+    )
+    return found | set(re.findall("[A-Za-z]", formula))
+
+
+def places() -> dict[str, str]:
+    """Where letters must be those of the glossary, by the glossary's name of the place."""
+    found = {}
+    for where, text in markdown().items():
+        if number := re.search(r"notebooks/0*(\d+)_", where):
+            found[f"notebook {number[1]}"] = text
+        elif number := re.search(r"lecture_(\d)", where):
+            found[f"lecture {number[1]}"] = text
+    return found | {"derivation.md": markdown()["docs/derivation.md"]}
+
+
+def known_letters() -> tuple[set[str], dict[str, set[str]]]:
+    """The glossary's letters, and those that mean something else in one place."""
+    table = (ROOT / "docs/glossary.md").read_text(encoding="utf-8").partition("\n## The model")[0]
+    everywhere, here = set(), {place: set() for place in places()}
+    for row in table.splitlines():
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        if not cells[0].startswith("$"):
+            continue
+        named = set().union(*map(letters, re.findall(r"\$([^$]+)\$", cells[0])))
+        where = [
+            f"{kind} {number}"
+            for kind, numbers in re.findall(r"(notebook|lecture)s? ([\d, ]+)", cells[1])
+            for number in re.findall(r"\d+", numbers)
+        ] + re.findall(r"\w+\.md", cells[1])
+        for place in where:
+            here[place] |= named
+        if not where:
+            everywhere |= named
+    return everywhere, here
+
+
+@pytest.mark.parametrize("place", places())
+def test_letters_of_formulas_are_those_of_the_glossary(place):
+    used = set().union(*map(letters, formulas(places()[place])))
+    everywhere, here = known_letters()
+    assert not used - everywhere - here[place], f"the glossary does not know what these are in {place}"
+    assert not here[place] - used, f"{place} has no such letters"
+
+
+def test_a_letter_has_no_second_meaning():
+    wrong = [
+        f"{where}: {found[0]!r}: {instead}"
+        for where, text in markdown().items()
+        for pattern, instead in NOT_THE_LETTER.items()
+        for found in re.finditer(pattern, text)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("where", markdown())
 def test_formulas_survive_markdown(where):
     """GitHub reads a page as Markdown first: these would lose a backslash, open emphasis or end a table's cell."""

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 import torch
 
-from notebooks import run
+from notebooks import run, student
 from notebooks.support import check_no_loop, only_within
 
 every_notebook = pytest.mark.parametrize("path", run.NOTEBOOKS, ids=lambda path: path.stem)
@@ -168,6 +168,54 @@ def test_its_cells_are_short_and_it_ends_in_exercises(path):
     assert max(lines) <= 30 and sorted(lines)[len(lines) // 2] <= 8
     assert sum(run.tagged(cell, "exercise") for cell in cells(path)) >= 3
     assert sum(run.tagged(cell, "check") for cell in cells(path)) >= 3
+
+
+# One hint, with blank lines around its text: else Markdown would leave formulas and code in it as they are.
+HINT = re.compile(r"<details><summary>Hint (\d)</summary>\n\n((?:(?!</?details>).)+?)\n\n</details>", re.DOTALL)
+
+
+def wrong_hints(task: str) -> str | None:
+    """What is wrong with the hints of a task."""
+    numbers = [int(number) for number, _ in HINT.findall(task)]
+    if len(numbers) < 2 or numbers != list(range(1, len(numbers) + 1)):
+        return f"hints {numbers}, want 1, 2 and so on"
+    rest = HINT.sub("", task)
+    return "a hint that is open or has other markup" if re.search(r"\b[Hh]ints?\b|details|summary>", rest) else None
+
+
+@every_notebook
+def test_hints_are_closed_and_in_steps(path):
+    """Of every exercise, in the cell of text before it, and in no other cell. A student's copy has the same."""
+    task, tasks, others = None, {}, []
+    for cell in student.graded(nbformat.read(path, 4)).cells:
+        if cell.cell_type == "markdown":
+            others, task = [*others, task], cell.source
+        elif run.tagged(cell, "exercise"):
+            tasks[cell.id], task = task, None
+    assert not {name: wrong for name, text in tasks.items() if (wrong := wrong_hints(text))}
+    assert not [text for text in others if text and re.search(r"\bHint|<details", text)]
+
+
+def hint(number, text):
+    return f"<details><summary>Hint {number}</summary>{text}</details>\n"
+
+
+GOOD = hint(1, "\n\nOne.\n\n") + hint(2, "\n\nTwo.\n\n")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "A task.",
+        "(Hint: try 1.)",
+        hint(1, "\n\nOne.\n\n"),
+        hint(1, "One.") + hint(2, "Two."),
+        hint(1, "\n\nOne.\n\n") + hint(3, "\n\nThree.\n\n"),
+        f"Hint 0: none.\n\n{GOOD}",
+    ],
+)
+def test_other_hints_are_found(task):
+    assert wrong_hints(task) and not wrong_hints(f"A task.\n\n{GOOD}\nGo on.")
 
 
 def test_what_a_kernel_touches_beyond_its_tensors_is_found():
