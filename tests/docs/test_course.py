@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from notebooks import student
+from notebooks import slides, student
 from notebooks.run import NOTEBOOKS, tagged
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +77,27 @@ def test_the_minutes_of_a_lecture_are_those_of_its_notes_and_questions():
         notes = (ROOT / "docs" / "slides" / f"lecture_{number}.md").read_text(encoding="utf-8")
         assert sum(minutes.values()) == 90
         assert 90 - minutes["questions"] == sum(map(int, re.findall(r"^Note: (\d+) min", notes, re.MULTILINE)))
+
+
+def minutes_of_slides(number: int) -> dict[str, int]:
+    """By the heading of a slide, in order."""
+    parts = slides.slides((ROOT / "docs" / "slides" / f"lecture_{number}.md").read_text(encoding="utf-8"))
+    heads = [part.partition("\n")[0].lstrip("# ").replace("$", "") for part in parts]
+    return dict(zip(heads, (int(re.search(r"^Note: (\d+) min", part, re.MULTILINE)[1]) for part in parts), strict=True))
+
+
+def test_the_minutes_of_a_unit_are_those_of_its_slides_and_35_in_all():
+    section = PAGE.partition("### Four units of 90 minutes")[2].partition("\n### ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in rows[2:]] == ["1", "2", "3", "4"]
+    for _, _, lecture, *_ in rows[2:]:
+        assert sum(map(int, re.findall(r"\((\d+)\)", lecture))) == 35
+        known = minutes_of_slides(int(re.match(r"lecture (\d)", lecture)[1]))
+        heads, named = [*known], re.findall(r'"([^"]+)"(?: to "([^"]+)")? \((\d+)\)', lecture)
+        assert named
+        for first, last, minutes in named:
+            shown = heads[heads.index(first) : heads.index(last or first) + 1]
+            assert sum(known[head] for head in shown) == int(minutes), (first, last)
 
 
 def test_what_it_says_of_points_and_seeds():

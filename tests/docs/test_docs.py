@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,6 +17,23 @@ def test_links_lead_somewhere(page):
     targets = [m["target"] for m in LINK.finditer(page.read_text(encoding="utf-8")) if "://" not in m["target"]]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing, missing
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/README.md"])
+def test_every_kind_of_reader_is_told_where_to_begin(page):
+    """In a sentence with a link, before the first heading of a section."""
+    top = (ROOT / page).read_text(encoding="utf-8").partition("\n## ")[0]
+    for reader in ("student", "lecturer", "kernel", "contributor"):
+        assert re.search(rf"^- [^\n]*\*\*[^*]*{reader}[^*]*\*\*(?:[^\n]|\n  )*\]\(", top, re.MULTILINE), reader
+
+
+def test_where_the_model_is_from_is_said_up_front():
+    """That the paper is known by what is public of it alone, with the table of what is known."""
+    first = next(c for c in nbformat.read(ROOT / "notebooks/01_a_memory_you_can_read.ipynb", 4).cells)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    for text in (readme, first.source):
+        assert "knows the paper only" in " ".join(text.split())
+        assert "docs/derivation.md#0-the-model" in text and "https://arxiv.org/abs/2511.00315" in text
 
 
 def test_the_example_of_the_readme_runs():

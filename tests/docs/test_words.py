@@ -11,7 +11,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("reference", "fast", "layers", "lm", "verify", "experiments", "notebooks")
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder, pattern in ((".", "*.md"), ("docs", "*.md"), ("docs/slides", "*.md"), ("notebooks", "*.md"))
+    for folder, pattern in (
+        (".", "*.md"),
+        ("docs", "*.md"),
+        ("docs/site", "*.md"),
+        ("docs/slides", "*.md"),
+        ("notebooks", "*.md"),
+    )
     for path in (ROOT / folder).glob(pattern)
 )
 MOST_LINES, MOST_WORDS = 110, 25
