@@ -53,6 +53,12 @@ def _cell(cell: NotebookNode, *, grade: bool = False, solution: bool = False, lo
             "task": False}  # fmt: skip
 
 
+def start() -> str:
+    """How a student begins, with the version of torch that the requirements name."""
+    (torch,) = re.findall(r"^torch==(.+)$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    return (ROOT / "docs/site/student.md").read_text(encoding="utf-8").replace("{torch}", torch)
+
+
 def hand_out(folder: Path, seed: int = 0) -> None:
     """Fill a folder that is not there yet."""
     folder.mkdir(parents=True)
@@ -62,6 +68,7 @@ def hand_out(folder: Path, seed: int = 0) -> None:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(*KEPT_BACK))
         else:
             shutil.copy(source, folder / name)
+    (folder / "START.md").write_text(f"# Start\n\n{start()}", encoding="utf-8")
     for path in NOTEBOOKS:
         nbformat.write(graded(nbformat.read(path, 4), seed), folder / "notebooks" / path.name)
 

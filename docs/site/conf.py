@@ -24,11 +24,12 @@ CONTENTS = {
     "Project": ["CONTRIBUTING", "CHANGELOG"],
 }  # fmt: skip
 
-extensions = ["myst_nb", "files", "formulas"]
+extensions = ["myst_nb", "downloads", "files", "formulas"]
 myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]  # GitHub's ```math
 myst_heading_anchors = 6
 nb_render_markdown_format = "myst"  # with tables, in what a cell shows
+nb_merge_streams = True  # what a cell prints comes in pieces, by chance
 nb_execution_mode = "off"  # a notebook shows what is stored in it
 
 html_theme = "furo"

@@ -9,13 +9,14 @@ from html import escape
 from pathlib import Path
 
 from docutils import nodes
+from downloads import PROJECT, made_from
 from pygments.lexers import get_lexer_for_filename
 from pygments.util import ClassNotFound
 from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 from sphinx.util.osutil import relative_uri
 
-KEPT_BACK = "notebooks/solutions"  # whoever has the repository has them
+KEPT_BACK = "notebooks/solutions"  # whoever has the project has them
 linked: set[str] = set()  # files and folders that pages link to
 
 
@@ -33,7 +34,12 @@ class FileLinks(SphinxTransform):
             is_page = link.get("refdomain") == "doc"  # then its target is named from the root
             path = posixpath.normpath(posixpath.join("" if is_page else posixpath.dirname(here), link["reftarget"]))
             if path.startswith(KEPT_BACK):
-                link.replace_self(link.children)
+                uri = relative_uri(self.app.builder.get_target_uri(here), PROJECT)
+                where = nodes.reference("", Path(PROJECT).name, refuri=uri, internal=True)
+                link.replace_self([*link.children, nodes.Text(" in "), where])
+            elif (file := made_from(self.app, path)) is not None:
+                uri = relative_uri(self.app.builder.get_target_uri(here), file)
+                link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
             elif not is_page and (text := shown(self.env.srcdir / path)) is not None:
                 linked.add(path)
                 uri = relative_uri(self.app.builder.get_target_uri(here), f"source/{path}.html")

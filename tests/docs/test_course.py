@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -116,6 +117,8 @@ def test_students_do_not_get_it(tmp_path):
     student.hand_out(tmp_path / "student")
     assert (tmp_path / "student" / "docs" / "README.md").exists()
     assert not (tmp_path / "student" / "docs" / "course.md").exists()
+    start = (tmp_path / "student" / "START.md").read_text(encoding="utf-8")
+    assert f"torch=={version('torch').partition('+')[0]}" in start and "{" not in start
 
 
 @pytest.mark.parametrize("source", ["student.zip", "https://example.org/clone.git"])

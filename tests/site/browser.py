@@ -12,7 +12,7 @@ import websocket
 
 BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 PATIENCE = 60  # seconds for one answer
-PHONE = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+PHONE, LAPTOP, DESK = 390, 1280, 1440  # widths of windows, in pixels
 
 
 class Browser:
@@ -31,7 +31,7 @@ class Browser:
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
         self.call("Page.setLifecycleEventsEnabled", enabled=True)
-        self.call("Emulation.setDeviceMetricsOverride", **PHONE)
+        self.resize(PHONE)
 
     def _page(self) -> str:
         """The address at which the one page takes commands. Chromium writes its port into its folder."""
@@ -54,6 +54,9 @@ class Browser:
         if "error" in message:
             raise RuntimeError(f"{method}: {message['error']}")
         return message["result"]
+
+    def resize(self, width: int) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
 
     def visit(self, address: str) -> list[dict]:
         """Open a page and wait until it is loaded. What happened on the way, as events of the protocol."""
