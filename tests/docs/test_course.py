@@ -31,7 +31,8 @@ def cells(path: Path, kind: str) -> list[str]:
 
 
 def words(path: Path) -> int:
-    return len(re.sub(r"[|#*`$\[\]()]", " ", "\n".join(cells(path, "markdown"))).split())
+    text = re.sub(r"<details>.*?</details>", "", "\n".join(cells(path, "markdown")), flags=re.DOTALL)  # hints
+    return len(re.sub(r"[|#*`$\[\]()]", " ", text).split())
 
 
 def lines(path: Path) -> int:
