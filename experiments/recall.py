@@ -104,8 +104,8 @@ _VARIANTS = (
     Rival("rates per slot", "FM with η and μ for each slot", "fm", _FM | {"rates": "slot"}),
     Rival("no conv", "FM without the convolution", "fm", _FM | {"conv": 0}),
     Rival("no gate", "FM without the gate", "fm", _PLAIN | {"conv": 4}, width=80),
-    Rival("no conv, no gate", "FM without the convolution and the gate, no wider", "fm", _PLAIN),
     Rival("conv first", "FM with the convolution before the router", "fm", _FM | {"conv": 0}, conv=4),
+    Rival("no conv, no gate", "FM without the convolution and the gate, no wider", "fm", _PLAIN),
 )
 _TRAINED = (
     *(
