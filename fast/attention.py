@@ -2,7 +2,9 @@
 
     q, k, v, y [B, T, H, P]   B batch, T time, H heads, P head width (even)
 
-Positions are "rotary", "none" or "alibi"; the formulas are in reference/attention.py.
+Positions are "rotary", "none" or "alibi"; the formulas are in reference/attention.py. With a sliding window of W tokens
+a query sees W keys, its own among them. The product with a cache then takes only the last W - 1 keys before its tokens,
+so the time of a step is constant. The cache keeps all of them: it is not cut.
 """
 
 from collections.abc import Callable
@@ -36,23 +38,25 @@ def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
     return _turn(x, *_angles(positions, x, base))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, positions: str = "rotary") -> Tensor:
-    """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t.
+def attention(q: Tensor, k: Tensor, v: Tensor, *, positions: str = "rotary", window: int = 0) -> Tensor:
+    """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t, or the last `window` of these.
 
     >>> v = torch.arange(6.0).view(1, 3, 1, 2)
     >>> attention(torch.zeros_like(v), v, v)[0, :, 0]            # a query of zeros: the mean of what it sees
     tensor([[0., 1.],
             [1., 2.],
             [2., 3.]])
+    >>> attention(torch.zeros_like(v), v, v, window=2)[0, 2, 0]
+    tensor([3., 4.])
     """
-    _check(q, k, v, positions)
+    _check(q, k, v, positions, window)
     q, k, v = (u.transpose(1, 2) for u in (*_placed(q, k, 0, positions), v))
-    mask = _mask(q, 0, positions)
+    mask = _mask(q, 0, 0, positions, window)
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None).transpose(1, 2)
 
 
 def cached_attention(
-    q: Tensor, k: Tensor, v: Tensor, cache: Cache, *, positions: str = "rotary"
+    q: Tensor, k: Tensor, v: Tensor, cache: Cache, *, positions: str = "rotary", window: int = 0
 ) -> tuple[Tensor, Cache]:
     """The same for tokens that follow those of the cache -> y, a cache with them added; the one given stays as it was.
 
@@ -62,24 +66,27 @@ def cached_attention(
     >>> length, torch.allclose(y, attention(q, k, v)[:, 5:], atol=1e-6)
     (9, True)
     """
-    return _cached(q, k, v, cache, _append, positions)
+    return _cached(q, k, v, cache, _append, positions, window)
 
 
 @torch.no_grad()
 def cached_attention_(
-    q: Tensor, k: Tensor, v: Tensor, cache: Cache, *, positions: str = "rotary"
+    q: Tensor, k: Tensor, v: Tensor, cache: Cache, *, positions: str = "rotary", window: int = 0
 ) -> tuple[Tensor, Cache]:
     """`cached_attention` without gradients that writes into the cache's room: the cache given is spent."""
-    return _cached(q, k, v, cache, _append_, positions)
+    return _cached(q, k, v, cache, _append_, positions, window)
 
 
-def _cached(q: Tensor, k: Tensor, v: Tensor, cache: Cache, append: Callable, positions: str) -> tuple[Tensor, Cache]:
-    _check(q, k, v, positions)
+def _cached(
+    q: Tensor, k: Tensor, v: Tensor, cache: Cache, append: Callable, positions: str, window: int
+) -> tuple[Tensor, Cache]:
+    _check(q, k, v, positions, window)
     T, past = q.shape[1], cache[1]
+    first = torch.sym_max(past - window + 1, 0) if window else 0  # the key that the first query sees
     q, k, v = (u.transpose(1, 2) for u in (*_placed(q, k, past, positions), v))
     kept = append(*cache, torch.stack([k, v]))
-    keys, values = kept[:, :, :, : past + T]
-    mask = _mask(q, past, positions)
+    keys, values = kept[:, :, :, first : past + T]
+    mask = _mask(q, past, first, positions, window)
     y = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=mask is None and not past)
     return y.transpose(1, 2), (kept, past + T)
 
@@ -107,20 +114,20 @@ def _placed(q: Tensor, k: Tensor, past: int, positions: str) -> tuple[Tensor, Te
     return _turn(q, *angles), _turn(k, *angles)
 
 
-def _mask(q: Tensor, past: int, positions: str) -> Tensor | None:
-    """Which keys q [B, H, T, P] sees, or what is added to scores; None where the kernel's own causal mask will do.
+def _mask(q: Tensor, past: int, first: int, positions: str, window: int) -> Tensor | None:
+    """Which of the keys from `first` on q [B, H, T, P] sees, or what is added to scores; None where none is needed.
 
-    That starts at the first key, so several tokens with a past need one that is written out.
+    The kernel's own causal mask starts at the first key. So several tokens with a past need one that is written out.
     """
     H, T = q.shape[1:3]
-    if positions == "alibi":
-        steps = torch.arange(past, past + T, device=q.device)[:, None] - torch.arange(past + T, device=q.device)
-        slope = 2 ** (-8 * torch.arange(1, H + 1, dtype=torch.float64, device=q.device) / H)
-        bias = (-slope[:, None, None] * steps).masked_fill(steps < 0, -torch.inf)
-        return bias.to(q.dtype)
-    if past and T > 1:
-        return torch.ones(T, past + T, dtype=torch.bool, device=q.device).tril(past)
-    return None
+    if positions != "alibi" and not ((past or window) and T > 1):
+        return None
+    steps = torch.arange(past, past + T, device=q.device)[:, None] - torch.arange(first, past + T, device=q.device)
+    seen = (steps >= 0) & (steps < window) if window else steps >= 0  # [T, keys]
+    if positions != "alibi":
+        return seen
+    slope = 2 ** (-8 * torch.arange(1, H + 1, dtype=torch.float64, device=q.device) / H)
+    return (-slope[:, None, None] * steps).masked_fill(~seen, -torch.inf).to(q.dtype)
 
 
 def _angles(positions: Tensor, x: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
@@ -138,13 +145,14 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, positions: str) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, positions: str, window: int) -> None:
     validation.floating("q", q, q, "B T H P")
     validation.floating("k", k, q, "B T H P", q.shape, first="q")
     validation.floating("v", v, q, "B T H P", q.shape, first="q")
     if q.shape[-1] % 2:
         raise ValueError(f"q must have an even P, got {q.shape[-1]}")
     validation.one_of("positions", positions, POSITIONS)
+    validation.count("window", window)
 
 
 def _check_rotary(x: Tensor, positions: Tensor) -> None:

@@ -9,19 +9,25 @@ from torch import Tensor, nn
 from fast.attention import POSITIONS, Cache, cached_attention, cached_attention_, empty_cache
 from fast.validation import one_of
 from layers.mixer import Mixer, check_input, check_one_token, check_state, pair
-from layers.options import MixerConfig, check_sizes, option
+from layers.options import MixerConfig, check_sizes, is_size, option
 
 
 @dataclass(frozen=True)
 class AttentionConfig(MixerConfig):
-    """head_width is even, for rotary positions turn pairs of numbers, and divides d_model."""
+    """head_width is even, for rotary positions turn pairs of numbers, and divides d_model.
+
+    A model may be read with another window than it was trained with: no weight depends on it.
+    """
 
     head_width: int = option(32, "width of a head")
     positions: str = option("rotary", "how attention knows where a token stands", choices=POSITIONS)
+    window: int = option(0, "tokens that a query of attention sees, its own included, or 0 for all")
 
     def __post_init__(self) -> None:
         check_sizes(head_width=self.head_width)
         one_of("positions", self.positions, POSITIONS)
+        if not (is_size(self.window) or self.window == 0):
+            raise ValueError(f"window must be a number of tokens, or 0 for all, got {self.window!r}")
 
     def check_width(self, d_model: int) -> None:
         if d_model % self.head_width:
@@ -42,7 +48,7 @@ class Attention(nn.Module):
         check_sizes(d_model=d_model)
         config.check_width(d_model)
         self.d_model, self.head_width, self.num_heads = d_model, config.head_width, d_model // config.head_width
-        self.positions = config.positions
+        self.positions, self.window = config.positions, config.window
         self.in_proj = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out_proj = nn.Linear(d_model, d_model, bias=False)
 
@@ -59,13 +65,16 @@ class Attention(nn.Module):
         return empty_cache(batch_size, self.num_heads, self.head_width, dtype=w.dtype, device=w.device)
 
     def state_bytes(self, batch_size: int = 1, position: int = 0) -> int:
-        """Bytes of the keys and values of `position` tokens (a cache may have room for up to twice as many)."""
+        """Bytes of the keys and values of `position` tokens (a cache may have room for up to twice as many).
+
+        With a window too: the cache is not cut.
+        """
         return 2 * batch_size * position * self.d_model * self.in_proj.weight.element_size()
 
     def _attend(self, attend: Callable, x: Tensor, state: Cache | None) -> tuple[Tensor, Cache]:
         cache = self._checked(x, state)
         q, k, v = self.in_proj(x).unflatten(-1, (3, self.num_heads, self.head_width)).unbind(-3)
-        y, cache = attend(q, k, v, cache, positions=self.positions)
+        y, cache = attend(q, k, v, cache, positions=self.positions, window=self.window)
         return self.out_proj(y.flatten(-2)), cache
 
     def _checked(self, x: Tensor, state: Cache | None) -> Cache:

@@ -15,6 +15,9 @@ has
 
     score_s = <q_t, k_s> / sqrt(P) - 2^(-8 j / H) (t - s)                                             (6)
 
+With a sliding window of W tokens (arXiv 2004.05150) s goes from max(0, t - W + 1) to t in (3) to (6): a token sees W
+tokens, itself among them. A window of 0 stands for all.
+
 Symbols: B batch, T time, H heads, P head width (even).   q, k, v, y [B, T, H, P]
 
 Inputs may have any floating dtype. Arithmetic is in float32, or float64 if any is float64; y has q's dtype.
@@ -45,20 +48,25 @@ def rotary(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)  # (2)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, positions: str = "rotary") -> Tensor:
-    """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t. positions: "rotary", "none" or "alibi".
+def attention(q: Tensor, k: Tensor, v: Tensor, *, positions: str = "rotary", window: int = 0) -> Tensor:
+    """q, k, v [B, T, H, P] -> y [B, T, H, P]; token t sees tokens 0 to t, or the last `window` of these.
+
+    positions: "rotary", "none" or "alibi".
 
     >>> v = torch.arange(6.0).view(1, 3, 1, 2)
     >>> attention(torch.zeros_like(v), v, v)[0, :, 0]            # a query of zeros: the mean of what it sees
     tensor([[0., 1.],
             [1., 2.],
             [2., 3.]])
+    >>> attention(torch.zeros_like(v), v, v, window=2)[0, 2, 0]
+    tensor([3., 4.])
     """
     checks.floating({}, q=(q, "B T H P"), k=(k, "B T H P"), v=(v, "B T H P"))
     if q.shape[-1] % 2:
         raise ValueError(f"q must have an even P, got {q.shape[-1]}")
     if positions not in ("rotary", "none", "alibi"):
         raise ValueError(f"positions must be one of 'rotary', 'none', 'alibi', got {positions!r}")
+    checks.count("window", window)
     dtype, wide, place = q.dtype, _wide(q, k, v), torch.arange(q.shape[1], device=q.device)
     q, k, v = q.to(wide), k.to(wide), v.to(wide)
     if positions == "rotary":
@@ -66,10 +74,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, positions: str = "rotary") -> 
     slope = 2 ** (-8 * torch.arange(1, q.shape[2] + 1, device=q.device, dtype=wide) / q.shape[2])
     ys = []
     for t in range(q.shape[1]):
-        query, keys, values = q[:, t], k[:, : t + 1], v[:, : t + 1]
-        score = (query[:, None] * keys).sum(-1) / q.shape[-1] ** 0.5  # (3) [B, t + 1, H]
+        seen = slice(max(0, t - window + 1) if window else 0, t + 1)
+        query, keys, values = q[:, t], k[:, seen], v[:, seen]
+        score = (query[:, None] * keys).sum(-1) / q.shape[-1] ** 0.5  # (3) [B, tokens seen, H]
         if positions == "alibi":
-            score = score - slope * (t - place[: t + 1, None])  # (6)
+            score = score - slope * (t - place[seen, None])  # (6)
         weight = score.softmax(1)  # (4)
         ys.append((weight[..., None] * values).sum(1))  # (5)
     return (torch.stack(ys, 1) if ys else torch.empty_like(q)).to(dtype)

@@ -84,6 +84,13 @@ def _slot_count(sizes: dict[str, int]) -> None:
         raise ValueError(f"slots names {K} slots per token, but num_slots is {M}")
 
 
+def count(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value}")
+
+
 def _shape(name: str, tensor: Tensor, letters: str, sizes: dict[str, int]) -> None:
     names, got = letters.split(), [*tensor.shape]
     known = [sizes.get(letter, letter) for letter in names]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,6 +12,7 @@ from reference.attention import attention as loop
 from reference.attention import rotary as loop_rotary
 
 kinds = st.sampled_from(POSITIONS)
+windows = st.one_of(st.just(0), st.integers(1, 45))  # of all tokens, of fewer than there are and of more
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 shapes = st.tuples(st.integers(1, 3), st.integers(0, 40), st.integers(1, 4), st.sampled_from([2, 6, 8]))
 
@@ -26,50 +28,99 @@ def error(got, want):
     return ((got.double() - want).norm() / want.norm().clamp_min(1e-30)).item()
 
 
-@given(shapes, st.integers(0, 99), st.sampled_from(list(TOLERANCE)), kinds)
-def test_equals_loop(shape, seed, dtype, positions):
-    qkv = [v.to(dtype) for v in inputs(shape, seed)]
-    y = attention(*qkv, positions=positions)
+@given(shapes, st.integers(0, 99), st.sampled_from(list(TOLERANCE)), kinds, windows)
+def test_equals_loop(shape, seed, dtype, positions, window):
+    qkv, how = [v.to(dtype) for v in inputs(shape, seed)], {"positions": positions, "window": window}
+    y = attention(*qkv, **how)
     assert y.dtype == dtype and y.shape == shape
-    assert error(y, loop(*(v.double() for v in qkv), positions=positions)) < TOLERANCE[dtype]
+    assert error(y, loop(*(v.double() for v in qkv), **how)) < TOLERANCE[dtype]
 
 
-@given(shapes.filter(lambda shape: shape[1]), st.sampled_from([torch.float64, torch.float32]), kinds)
-def test_gradients_equal_loop(shape, dtype, positions):
+@given(shapes.filter(lambda shape: shape[1]), kinds, st.integers(1, 45))
+def test_a_window_is_a_text_that_begins_later(shape, positions, window):
+    """Of the loop: a token's result is that of the last token of the window alone, since places count by distance."""
+    qkv = inputs(shape)
+    y = loop(*qkv, positions=positions, window=window)
+    for t in range(shape[1]):
+        seen = [v[:, max(0, t - window + 1) : t + 1] for v in qkv]
+        assert seen[0].shape[1] == min(window, t + 1)
+        assert error(y[:, t], loop(*seen, positions=positions)[:, -1]) < 1e-12
+
+
+@given(shapes.filter(lambda shape: shape[1]), st.sampled_from([torch.float64, torch.float32]), kinds, windows)
+def test_gradients_equal_loop(shape, dtype, positions, window):
+    how = {"positions": positions, "window": window}
     wide = [v.requires_grad_() for v in inputs(shape)]
     narrow = [v.detach().to(dtype).requires_grad_() for v in wide]
     weight = torch.randn(shape, dtype=torch.float64)
-    wants = torch.autograd.grad((loop(*wide, positions=positions) * weight).sum(), wide)
-    gots = torch.autograd.grad((attention(*narrow, positions=positions) * weight.to(dtype)).sum(), narrow)
+    wants = torch.autograd.grad((loop(*wide, **how) * weight).sum(), wide)
+    gots = torch.autograd.grad((attention(*narrow, **how) * weight.to(dtype)).sum(), narrow)
     for name, got, want in zip("qkv", gots, wants, strict=True):
         # One token attends to itself alone: q and k have no gradient, and what is left is rounding.
         scale = torch.stack(wants).norm()
         assert (got - want).norm() < 10 * TOLERANCE[dtype] * scale.clamp_min(1e-30), name
 
 
-@given(shapes, st.data(), kinds)
-def test_segments_equal_whole(shape, data, positions):
+@given(shapes, st.data(), kinds, windows)
+def test_segments_equal_whole(shape, data, positions, window):
     q, k, v = inputs(shape)
+    how = {"positions": positions, "window": window}
     cache, ys, start = empty_cache(shape[0], *shape[2:], dtype=q.dtype), [], 0
     while start < shape[1]:
         end = start + data.draw(st.integers(1, shape[1] - start))
         attend = data.draw(st.sampled_from([cached_attention, cached_attention_]))
-        y, cache = attend(q[:, start:end], k[:, start:end], v[:, start:end], cache, positions=positions)
+        y, cache = attend(q[:, start:end], k[:, start:end], v[:, start:end], cache, **how)
         ys.append(y)
         start = end
     if ys:
-        assert error(torch.cat(ys, 1), loop(q, k, v, positions=positions)) < 1e-12
+        assert error(torch.cat(ys, 1), loop(q, k, v, **how)) < 1e-12
     kept, length = cache
     assert length == shape[1]
     assert torch.equal(kept[1, :, :, :length], v.transpose(1, 2))
 
 
-def test_segments_carry_gradients():
+@given(kinds, windows, st.integers(1, 8))
+def test_steps_equal_prefill(positions, window, prefill):
+    """Tokens read at once, then one at a time, in the cache's own room and in copies."""
+    q, k, v = inputs((2, 12, 2, 4))
+    how = {"positions": positions, "window": window}
+    want = attention(q, k, v, **how)
+    for step in (cached_attention, cached_attention_):
+        y, cache = cached_attention(*(u[:, :prefill] for u in (q, k, v)), empty_cache(2, 2, 4, dtype=q.dtype), **how)
+        ys = [y]
+        for t in range(prefill, 12):
+            y, cache = step(*(u[:, t : t + 1] for u in (q, k, v)), cache, **how)
+            ys.append(y)
+        assert error(torch.cat(ys, 1), want) < 1e-12
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_with_a_window_a_step_reads_the_same_number_of_keys_however_long_the_cache(monkeypatch, positions, tokens):
+    read, fused = [], F.scaled_dot_product_attention
+
+    def watched(q, k, v, mask=None, **options):
+        read.append((k.shape[2], v.shape[2], None if mask is None else mask.shape[-1]))
+        return fused(q, k, v, mask, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    more = inputs((1, tokens, 2, 4))
+    for past in (0, 2, 4, 5, 40, 400):
+        cache = torch.randn(2, 1, 2, past, 4, dtype=torch.float64), past
+        _, (kept, length) = cached_attention(*more, cache, positions=positions, window=5)
+        assert kept.shape[3] == length == past + tokens  # the cache itself is not cut
+    masked = positions == "alibi" or tokens > 1
+    keys = [min(past, 4) + tokens for past in (0, 2, 4, 5, 40, 400)]
+    assert read == [(n, n, n if masked else None) for n in keys]
+
+
+@pytest.mark.parametrize("window", [0, 4])
+def test_segments_carry_gradients(window):
     wide = [v.requires_grad_() for v in inputs((2, 9, 2, 4))]
-    y0, cache = cached_attention(*(v[:, :6] for v in wide), empty_cache(2, 2, 4, dtype=torch.float64))
-    y1, _ = cached_attention(*(v[:, 6:] for v in wide), cache)
+    y0, cache = cached_attention(*(v[:, :6] for v in wide), empty_cache(2, 2, 4, dtype=torch.float64), window=window)
+    y1, _ = cached_attention(*(v[:, 6:] for v in wide), cache, window=window)
     gots = torch.autograd.grad((torch.cat([y0, y1], 1) ** 2).sum(), wide)
-    wants = torch.autograd.grad((loop(*wide) ** 2).sum(), wide)
+    wants = torch.autograd.grad((loop(*wide, window=window) ** 2).sum(), wide)
     for got, want in zip(gots, wants, strict=True):
         assert error(got, want) < 1e-11
 
@@ -191,6 +242,16 @@ def test_errors_name_the_argument(which, name):
 def test_positions_are_of_a_kind_that_is_known(which):
     with pytest.raises(ValueError, match=r"^positions must be one of 'rotary', 'none', 'alibi', got 'learned'"):
         which(*[torch.zeros(1, 2, 1, 4)] * 3, positions="learned")
+
+
+@pytest.mark.parametrize("which", [attention, with_cache, loop])
+def test_a_window_is_a_number_of_tokens(which):
+    qkv = [torch.zeros(1, 2, 1, 4)] * 3
+    with pytest.raises(ValueError, match=r"^window must not be negative, got -1"):
+        which(*qkv, window=-1)
+    for wrong, name in ((2.0, "float"), (True, "bool"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=rf"^window must be an integer, got {name}"):
+            which(*qkv, window=wrong)
 
 
 def test_without_positions_the_order_of_the_past_is_lost_and_alibi_prefers_what_is_near():

@@ -61,6 +61,8 @@ from tests.support.mixers import VARIANTS
         (lambda: Mamba2(8, Mamba2Config(head_width=4))(torch.zeros(2, 8)), r"x needs shape \[B, T, 8\], got \[2, 8\]"),
         (lambda: Attention(8, AttentionConfig(3)), "head_width must divide d_model = 8, got 3"),
         (lambda: Attention(8, AttentionConfig(1)), "head_width must be even for a transformer, got 1"),
+        (lambda: AttentionConfig(window=-1), "window must be a number of tokens, or 0 for all, got -1"),
+        (lambda: AttentionConfig(window=2.5), "window must be a number of tokens, or 0 for all, got 2.5"),
         (lambda: Attention(8, AttentionConfig(4))(torch.zeros(1, 2, 7)), r"x needs shape \[B, T, 8\], got \[1, 2, 7\]"),
     ],
 )

@@ -1,13 +1,16 @@
 """All mixers, by the interface alone: prefill against steps and segments, state size, causality, tracing, refusals."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from layers import FactorizationMemory, SparseConfig
-from tests.support.mixers import FM, GROWING, VARIANTS, WIDTH, assert_close, make, some_input, tensors
+from layers import Attention, FactorizationMemory, SparseConfig
+from reference.attention import attention
+from tests.support.mixers import FM, GROWING, VARIANTS, WIDTH, assert_close, make, moved, some_input, tensors
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -186,7 +189,9 @@ def test_it_is_exported_for_any_batch(name, with_state, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*Function.* should not be instantiated:DeprecationWarning")  # torch's own doing
-@pytest.mark.parametrize("name", ["dense", "sparse, rates per slot", "mamba2, no convolution", "transformer"])
+@pytest.mark.parametrize(
+    "name", ["dense", "sparse, rates per slot", "mamba2, no convolution", "transformer", "attention, window"]
+)
 def test_it_is_compiled_once_for_any_batch(name):
     """In one graph, forward and backward, from a state; any length is the test below. The backend generates no code."""
     torch.compiler.reset()
@@ -275,7 +280,7 @@ class Output(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own doing
-@pytest.mark.parametrize("name", ["dense", "fm-sparse", "mamba2", "transformer"])
+@pytest.mark.parametrize("name", ["dense", "fm-sparse", "mamba2", "transformer", "attention, window"])
 def test_two_graphs_of_a_layer_do_for_any_length(name):
     counter, graphs, mixer = CompileCounterWithBackend("aot_eager"), set(), make(name)
     compiled = torch.compile(Output(mixer), fullgraph=True, dynamic=True, backend=counter)
@@ -325,6 +330,23 @@ def test_a_state_of_another_shape_or_kind_is_refused(name):
     for state, got in ((other, "a tuple of Tensor, "), (first, "Tensor"), ((first,), "a tuple of Tensor")):
         with pytest.raises(TypeError, match=f"state must be the pair that this mixer returned, .*, got {got}"):
             mixer(x, state)
+
+
+def test_attention_reads_as_it_is_told():
+    """Window and positions reach the operator: the layer equals projections around the loop."""
+    for config in (VARIANTS[name][1] for name in GROWING):
+        torch.manual_seed(0)
+        mixer, x = moved(Attention(WIDTH, config).double()), some_input()
+        q, k, v = mixer.in_proj(x).unflatten(-1, (3, 2, 4)).unbind(-3)
+        assert_close(mixer(x)[0], mixer.out_proj(attention(q, k, v, **how(config)).flatten(-2)))
+        other = Attention(WIDTH, replace(config, window=3)).double()  # no weight depends on the window
+        other.load_state_dict(mixer.state_dict())
+        y = attention(q, k, v, **how(config) | {"window": 3})
+        assert_close(other(x)[0], mixer.out_proj(y.flatten(-2)))
+
+
+def how(config):
+    return {"positions": config.positions, "window": config.window}
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -7,6 +7,11 @@ ATTENTION, TESTS = "layers/attention.py", "tests/layers/test_mixers.py"
 # fmt: off
 FAULTS = [
     *planted(
+        ATTENTION, f"{TESTS}::test_attention_reads_as_it_is_told",
+        ("attention: the layer forgets its window", "self.positions, self.window = config.positions, config.window",
+         "self.positions, self.window = config.positions, 0"),
+    ),
+    *planted(
         ATTENTION, f"{TESTS}::test_state_bytes_are_those_of_its_tensors",
         ("attention: only keys are counted", "return 2 * batch_size", "return batch_size"),
     ),
@@ -23,6 +28,7 @@ FAULTS = [
     *planted(
         ATTENTION, "tests/layers/test_configs.py::test_errors_say_what_was_got_and_what_is_needed",
         ("attention: heads of odd width", "if self.head_width % 2:", "if False:"),
+        ("attention: any window will do", "if not (is_size(self.window) or self.window == 0):", "if False:"),
     ),
 ]
 # fmt: on

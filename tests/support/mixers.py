@@ -25,6 +25,8 @@ VARIANTS = {
     "sparse": (FactorizationMemory, SparseConfig(num_slots=7, slot_width=6, top_k=3)),
     "sparse, rates per slot": (FactorizationMemory, SparseConfig(num_slots=7, top_k=2, rates="slot", conv=2)),
     "attention, alibi": (Attention, AttentionConfig(head_width=4, positions="alibi")),
+    "attention, window": (Attention, AttentionConfig(head_width=4, window=5)),
+    "attention, alibi, window": (Attention, AttentionConfig(head_width=4, positions="alibi", window=1)),
     "mamba2, groups": (Mamba2, Mamba2Config(state_width=3, head_width=4, num_groups=2, conv=1)),
     "mamba2, no convolution": (Mamba2, Mamba2Config(state_width=3, head_width=4, conv=0)),
 }
