@@ -74,7 +74,8 @@ def compare_lengths(
     found: dict[str, Evaluation] = {}
     for mixer, model in models.items():
         found[mixer] = evaluate(model, windows, length, reset=True, label=f"{plots.NAMES[mixer]} by position")
-    stateful, reset = ({mixer: getattr(found[mixer], part) for mixer in models} for part in ("stateful", "reset"))
+    parts = {part: {mixer: getattr(found[mixer], part) for mixer in models} for part in ("stateful", "reset", "gain")}
+    stateful, reset, gain = parts.values()
     others = [mixer for mixer in models if mixer != SHOWN]
     difference = {
         mixer: summarise(found[SHOWN].sums - found[mixer].sums, windows.paths, bucket_edges(context))
@@ -90,8 +91,7 @@ def compare_lengths(
         for last in sorted({length, context}):
             print(verdict(difference[mixer], (SHOWN, mixer), last))
     print("(one seed, the same tokens and settings for all; only the Transformer has no convolution over bytes)")
-    plots.draw_lengths(stateful, folder / "length.png", train_length=length, reset=reset, references=references)
-    parts = {"stateful": stateful, "reset": reset}
+    plots.draw_lengths(stateful, folder / "length.png", train_length=length, gain=gain, references=references)
     parts["difference"] = {f"{SHOWN} - {mixer}": difference[mixer] for mixer in others}
     return {part: {name: asdict(buckets) for name, buckets in of.items()} for part, of in parts.items()} | {
         "references": references

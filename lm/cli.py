@@ -240,14 +240,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     }
     stateful = {name: result.stateful for name, result in by_position.items()}
     reset = {name: result.reset for name, result in by_position.items() if result.reset is not None}
+    gain = {name: result.gain for name, result in by_position.items() if result.gain is not None}
     if corpus.manifest_hash != first.corpus.manifest_hash:
         print(f"trained on {first.corpus.name}, measured on {corpus.name}")
     print(table(stateful, length))
     if reset:
         print(f"\nstate reset every {length} bytes\n{table(reset, length)}")
+        ends = (f"{name} {of.mean[-1]:.3f} ({of.low[-1]:.3f} to {of.high[-1]:.3f})" for name, of in gain.items())
+        print(f"\ngain over reset, last row: {', '.join(ends)}")
     references = reference_lines(corpus.text(args.split))
     print("\n" + ", ".join(f"{name} {bits:.2f}" for name, bits in references.items()) + " bits per byte")
-    plots.draw_lengths(stateful, folder / "length.png", train_length=length, reset=reset, references=references)
+    plots.draw_lengths(stateful, folder / "length.png", train_length=length, gain=gain, references=references)
     result = {
         "corpus": dataclasses.asdict(corpus.description()),
         "split": args.split,
@@ -257,6 +260,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         },
         "stateful": {name: dataclasses.asdict(buckets) for name, buckets in stateful.items()},
         "reset": {name: dataclasses.asdict(buckets) for name, buckets in reset.items()},
+        "gain": {name: dataclasses.asdict(buckets) for name, buckets in gain.items()},
         "references": references,
     }
     (folder / "length.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -3,8 +3,8 @@
 Each file is cut into windows of `context` bytes that do not overlap. Position p of a window is predicted from
 the p tokens before it; positions fall into buckets 1, 2, 3-4, 5-8, ... up to the context. Every bucket is an
 average over the same windows; the small ones are few bytes, and their intervals say how few. As a control the
-state can be reset every so many bytes: a model that loses nothing by that makes no use of what lies further
-back.
+state can be reset every so many bytes. What keeping the state saves beside it, the gain over reset, is the measure of
+far context: a model that gains nothing makes no use of what lies further back. Loss alone is none: texts get easier.
 
 Windows are read in segments and only the state is kept, so memory does not grow with the context for the
 recurrent mixers (a Transformer's state is its cache: that grows).
@@ -39,7 +39,8 @@ class Evaluation:
 
     sums: Tensor  # bits by window and bucket, the state kept: two models' differ file by file
     stateful: Buckets
-    reset: Buckets | None  # with the state reset after every segment
+    reset: Buckets | None = None  # with the state reset after every segment
+    gain: Buckets | None = None  # reset less stateful, file by file: what keeping the state saves
 
 
 def bucket_edges(context: int) -> list[tuple[int, int]]:
@@ -111,17 +112,18 @@ def document_loss(model: LanguageModel, document: Document) -> float:
 def evaluate(
     model: LanguageModel, windows: Windows, segment: int = 256, *, reset: bool = False, label: str | None = None
 ) -> Evaluation:
-    """Bits per byte by position, with intervals over the files; with `reset` also as if nothing was remembered.
+    """Bits per byte by position, with intervals over the files; with `reset` also the control, and the gain over it.
 
     Windows are read `segment` bytes at a time. A label shows bars.
     """
     sums = loss_sums(model, windows.tokens, segment, label=label)
-    control = None
-    if reset:
-        control = loss_sums(model, windows.tokens, segment, reset=True, label=label and f"{label}, state reset")
     edges = bucket_edges(windows.tokens.shape[1] - 1)
-    stateful, control = (v if v is None else summarise(v, windows.paths, edges) for v in (sums, control))
-    return Evaluation(sums, stateful, control)
+    stateful = summarise(sums, windows.paths, edges)
+    if not reset:
+        return Evaluation(sums, stateful)
+    control = loss_sums(model, windows.tokens, segment, reset=True, label=label and f"{label}, state reset")
+    of_control, gain = (summarise(v, windows.paths, edges) for v in (control, control - sums))
+    return Evaluation(sums, stateful, of_control, gain)
 
 
 def summarise(sums: Tensor, paths: list[str], edges: list[tuple[int, int]]) -> Buckets:

@@ -92,16 +92,16 @@ def draw_slot_use(layers: list[Activity], path: str | Path, top_k: int | None = 
 @matplotlib.rc_context(TEXT)
 def draw_lengths(
     results: dict[str, Buckets], path: str | Path, *, train_length: int | None = None,
-    reset: dict[str, Buckets] | None = None, references: dict[str, float] | None = None,
+    gain: dict[str, Buckets] | None = None, references: dict[str, float] | None = None,
 ) -> None:  # fmt: skip
-    """Loss against position, with 95 % intervals over files and the training length marked.
+    """Loss against position, with bands from low to high and the training length marked.
 
-    results: by mixer; reset: the same with the state reset every train_length bytes, which gets a second, enlarged
-    panel; references: bits per byte of what needs no learning, as `lm.data.reference_lines` has them.
+    results: by mixer; gain: what keeping the state saves over a reset every train_length bytes, which gets a panel of
+    its own; references: bits per byte of what needs no learning, as `lm.data.reference_lines` has them.
     """
     first = next(iter(results.values()))
     trained = first.last.index(train_length) if train_length in first.last[:-1] else None
-    two = bool(reset) and trained is not None
+    two = bool(gain) and trained is not None
     figure, panels = _figure(17.0 if two else 12.0, 7.0, 2 if two else 1)
     axes = panels[0] if two else panels
     for (mixer, result), (colour, dash, marker) in zip(results.items(), cycle(STYLES), strict=False):
@@ -125,28 +125,34 @@ def draw_lengths(
     _mark_positions(axes, first, 0)
     axes.set_ylabel("loss (bits per byte)")
     axes.set_title(_length_finding(results, train_length))
-    if reset and trained is not None and train_length is not None:
-        _draw_reset(panels[1], results, reset, trained, train_length)
-    figure.legend(loc="outside lower center", ncols=len(results) + two)
+    if gain and trained is not None and train_length is not None:
+        _draw_gain(panels[1], gain, trained, train_length)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(results))
     figure.savefig(path)
 
 
-def _draw_reset(axes, results: dict[str, Buckets], reset: dict[str, Buckets], trained: int, length: int) -> None:
-    """From the training length on, stateful and reset; what is far above all that are reset lies outside."""
-    where = range(trained, len(next(iter(results.values())).last))
-    for (mixer, result), (colour, dash, marker) in zip(results.items(), cycle(STYLES), strict=False):
-        style = {"color": colour, "linestyle": dash, "marker": marker}
-        axes.plot(where, result.mean[trained:], **style, linewidth=2)
-        axes.plot(where, reset[mixer].mean[trained:], **style, linewidth=1, markerfacecolor="white")
-    axes.plot([], [], "-o", color="black", linewidth=1, markerfacecolor="white", label="state reset (thin, hollow)")
-    thin = [bits for result in reset.values() for bits in result.mean[trained:]]
-    low = min(*thin, *(bits for result in results.values() for bits in result.mean[trained:]))
-    margin = 0.08 * (max(thin) - low) + 0.01
-    axes.set_ylim(low - margin, max(thin) + margin)
-    _mark_positions(axes, next(iter(results.values())), trained)
-    costs = [reset[mixer].mean[-1] - result.mean[-1] for mixer, result in results.items()]
-    parts = [f"{NAMES.get(mixer, mixer)} {cost:+.2f}" for mixer, cost in zip(results, costs, strict=True)]
-    axes.set_title(f"Resetting the state every {length:,} bytes adds at the end\n{_in_lines(parts, 58)}")
+def _draw_gain(axes, gain: dict[str, Buckets], trained: int, length: int) -> None:
+    """From the training length on. What is further below 0 than the best is above it lies outside, and is named."""
+    where = range(trained + 1, len(next(iter(gain.values())).last))
+    most = max(high for result in gain.values() for high in result.high[trained + 1 :])
+    bottom = -most if most > 0 else -math.inf
+    outside = []
+    for (mixer, result), (colour, dash, marker) in zip(gain.items(), cycle(STYLES), strict=False):
+        mean, low, high = (part[trained + 1 :] for part in (result.mean, result.low, result.high))
+        if max(mean) < bottom:
+            outside.append(NAMES.get(mixer, mixer))
+        axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(where, mean, color=colour, linestyle=dash, marker=marker, linewidth=2)
+    axes.axhline(0, color="black", linewidth=1)
+    if most > 0:
+        lowest = min(low for result in gain.values() for low in result.low[trained + 1 :])
+        axes.set_ylim(max(lowest, bottom) - 0.1 * most, 1.1 * most)
+    if outside:
+        axes.annotate(f"far below: {', '.join(outside)}", (0.02, 0.03), xycoords="axes fraction", fontsize=12)
+    _mark_positions(axes, next(iter(gain.values())), trained + 1)
+    axes.set_ylabel("gain over reset (bits per byte)")
+    parts = [f"{NAMES.get(mixer, mixer)} {result.mean[-1]:+.3f}" for mixer, result in gain.items()]
+    axes.set_title(f"What a state kept, not reset every {length:,} bytes, saves at the end:\n{_in_lines(parts, 62)}")
 
 
 def _mark_positions(axes, buckets: Buckets, start: int) -> None:

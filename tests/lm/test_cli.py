@@ -108,6 +108,8 @@ def test_evaluate_writes_a_table_a_figure_and_the_numbers(runs, tmp_path, capsys
     assert (tmp_path / "length.png").stat().st_size > 10_000
     result = json.loads((tmp_path / "length.json").read_text(encoding="utf-8"))
     assert set(result["stateful"]) == set(result["reset"]) == {"fm-sparse", "transformer"}
+    reset, stateful, gain = (result[part]["fm-sparse"]["mean"][-1] for part in ("reset", "stateful", "gain"))
+    assert reset - stateful == pytest.approx(gain) and f"gain over reset, last row: fm-sparse {gain:.3f} (" in said
     assert result["stateful"]["fm-sparse"]["last"][-1] == 64 and result["split"] == "test"
     assert result["corpus"]["manifest_hash"] == result["runs"]["fm-sparse"]["corpus"]["manifest_hash"]
 

@@ -112,7 +112,8 @@ def test_evaluate_puts_the_parts_together(corpus):
     stateful, reset = (summarise(v, paths, bucket_edges(16)) for v in sums)
     found, without = (evaluate(model, Windows(windows, paths), 4, reset=reset) for reset in (True, False))
     assert found.sums.equal(sums[0]) and (found.stateful, found.reset) == (stateful, reset) and stateful != reset
-    assert (without.stateful, without.reset) == (stateful, None)
+    assert found.gain == summarise(sums[1] - sums[0], paths, bucket_edges(16))
+    assert (without.stateful, without.reset, without.gain) == (stateful, None, None)
 
 
 def test_a_whole_file_costs_the_mean_of_its_bytes(corpus):

@@ -58,7 +58,7 @@ def test_slots_never_written_and_always_replaced(tmp_path):
 def test_length_figure_of_all_mixers(tmp_path):
     results = {mixer: buckets(64, level) for level, mixer in enumerate(plots.NAMES, 2)}
     plots.draw_lengths(
-        results, tmp_path / "all.png", train_length=16, reset=results, references={"order-0 entropy": 4.4}
+        results, tmp_path / "all.png", train_length=16, gain=results, references={"order-0 entropy": 4.4}
     )
     plots.draw_lengths({"a run": buckets(1)}, tmp_path / "one.png")
     (height, width), (_, one_panel) = (drawn(tmp_path / name).shape for name in ("all.png", "one.png"))
@@ -71,6 +71,34 @@ def test_length_title_says_what_the_numbers_say():
     better = Buckets([1, 2], [1, 2], [3.0, 2.5], [2.9] * 2, [3.1] * 2, 4, 9)
     title = plots._length_finding({"fm": flat, "mamba2": better, "transformer": worse}, 1)
     assert title.endswith("FM (dense) stays level, Mamba-2 falls by 0.50, Transformer rises by 0.50")
+
+
+def test_the_panel_of_gains_shows_them_and_names_what_is_far_below(tmp_path, monkeypatch):
+    seen, plot = [], Axes.plot
+
+    def watched(axes, *values, **style):
+        seen.append([list(v) for v in values])
+        return plot(axes, *values, **style)
+
+    monkeypatch.setattr(Axes, "plot", watched)
+    notes, annotate = [], Axes.annotate
+    monkeypatch.setattr(
+        Axes, "annotate", lambda axes, text, *r, **k: notes.append(text) or annotate(axes, text, *r, **k)
+    )
+    level, edges = buckets(16), bucket_edges(16)
+    small, bad = ([scale * (k + 1) for k in range(len(edges))] for scale in (0.01, -1.0))
+    gain = {
+        name: Buckets(level.first, level.last, mean, mean, mean, 4, 9)
+        for name, mean in (("fm", small), ("transformer", bad))
+    }
+    plots.draw_lengths(dict.fromkeys(gain, level), tmp_path / "all.png", train_length=4, gain=gain)
+    assert seen[2:] == [[[3, 4], small[3:]], [[3, 4], bad[3:]]]  # beyond the training length alone
+    assert notes[-1] == "far below: Transformer"
+    drawn(tmp_path / "all.png")
+    plots.draw_lengths(
+        dict.fromkeys(gain, level), tmp_path / "bad.png", train_length=4, gain={"fm": gain["transformer"]}
+    )
+    assert "far below" not in notes[-1]  # alone it is shown
 
 
 def test_every_token_is_one_visible_character():

@@ -13,6 +13,7 @@ FAULTS = [
     *planted(
         "lm/evaluate.py", "tests/lm/test_evaluate.py",
         ("evaluate: the control keeps its state", "segment, reset=True, label=label and", "segment, label=label and"),
+        ("evaluate: a gain is a loss", "(control, control - sums)", "(control, sums - control)"),
         ("evaluate: a model stays in its mode for evaluation", "    model.train(was_training)\n", ""),
         ("evaluate: windows of short files", "count = min(per_file, (len(tokens) - 1) // context)",
          "count = min(per_file, -(-len(tokens) // context))"),
