@@ -1,4 +1,4 @@
-"""What all experiments share: their record and command, results as files, what shows them, clocks and inputs.
+"""What all experiments share: their record and command, results as files, what shows them, processes, clocks, inputs.
 
 Measure, table, draw: `measure` makes a result, which is stored as JSON; tables on pages and figures are made of the
 stored result alone, so that --draw can make them again. This module and experiments/agreement.py import torch and the
@@ -15,10 +15,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -295,6 +298,24 @@ def _mark_of(path: Path) -> str | None:
 
     with Image.open(path) as picture:
         return picture.info.get("Source")
+
+
+# --- processes -------------------------------------------------------------------------------------------------
+
+
+def in_processes(function: Callable, jobs: Iterable[tuple], processes: int) -> Iterator[Future]:
+    """Calls of a function, `processes` at a time in as many processes of one thread: each as it ends.
+
+    No more are begun once the caller stops asking, as after Ctrl-C; those that run are waited for.
+    """
+    jobs, running = iter(jobs), set()
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        while True:
+            running |= {pool.submit(function, *job) for job in islice(jobs, processes - len(running))}
+            if not running:
+                return
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from ended
 
 
 # --- clocks ----------------------------------------------------------------------------------------------------

@@ -14,10 +14,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, cast
@@ -31,7 +29,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.frame import Experiment, Run, UsageError, about
+from experiments.frame import Experiment, Run, UsageError, about, in_processes
 from experiments.variants import NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
 from layers import MIXERS, FactorizationMemory
 from layers.router import Routing
@@ -424,14 +422,13 @@ def measure(run: Run) -> dict:
     wanted = [(name, seed) for seed in seeds for name in names if (name, seed) not in done]
     wanted = [(name, seed) for name, seed in wanted if not (rival_of(name).of and seed)]
     order = {rival.name: i for i, rival in enumerate(RIVALS)}
-    with ProcessPoolExecutor(options.processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for ended in as_completed([pool.submit(one_run, *which, sizes) for which in wanted]):
-            row = ended.result()
-            result["rows"].append(row)
-            result["rows"].sort(key=lambda row: (order[row["rival"]], row["seed"]))
-            run.save(result)
-            shares = "  ".join(f"{gap} {share:.2f}" for gap, share in row["recall"][str(SHOWN)].items())
-            print(f"{row['rival']}, seed {row['seed']}, {row['seconds']:.0f} s: {shares}", flush=True)
+    for ended in in_processes(one_run, ((*which, sizes) for which in wanted), options.processes):
+        row = ended.result()
+        result["rows"].append(row)
+        result["rows"].sort(key=lambda row: (order[row["rival"]], row["seed"]))
+        run.save(result)
+        shares = "  ".join(f"{gap} {share:.2f}" for gap, share in row["recall"][str(SHOWN)].items())
+        print(f"{row['rival']}, seed {row['seed']}, {row['seconds']:.0f} s: {shares}", flush=True)
     return result
 
 

@@ -1,6 +1,7 @@
 """The frame that all experiments share, with a toy: its results, pages and figures, and that nothing goes elsewhere."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import experiments
 from experiments import frame
 from experiments.__main__ import main
 from experiments.frame import Experiment, Unavailable, UsageError
+from tests.support.processes import in_this_process
 
 PAGE = "# Toys\n\nBefore.\n\n<!-- result: toy/half -->\n<!-- end -->\n\nAfter.\n"
 
@@ -200,6 +202,25 @@ def test_medians_take_turns():
     found = frame.medians({name: lambda name=name: order.append(name) for name in "ab"}, rounds=2)
     assert "".join(order) == "aabbaabb" and found.keys() == {"a", "b"}  # each once to warm up, once timed
     assert all(seconds >= 0 for seconds in found.values())
+
+
+def test_jobs_end_each_by_itself_and_no_more_begin_than_are_asked_for():
+    found = {future.result() for future in frame.in_processes(os.getpid, [()] * 5, 2)}
+    assert os.getpid() not in found and 1 <= len(found) <= 2
+    threads = frame.in_processes(torch.get_num_threads, [()], 1)
+    assert [future.result() for future in threads] == [1]
+    (wrong,) = frame.in_processes(int, [("x",)], 1)
+    with pytest.raises(ValueError, match="invalid literal"):
+        wrong.result()
+
+
+def test_jobs_are_begun_as_others_end(monkeypatch):
+    begun = in_this_process(monkeypatch)
+    ended = frame.in_processes(lambda n: n, ((n,) for n in range(9)), 2)
+    assert next(ended).result() in (0, 1) and len(begun) == 2
+    ended.close()
+    assert len(begun) == 2
+    assert sorted(future.result() for future in frame.in_processes(abs, [(-1,), (2,)], 1)) == [1, 2]
 
 
 def test_frame_and_agreement_need_torch_alone():

@@ -1,7 +1,5 @@
 """Recall over a gap: the sequences are what they say, and the measure is right for models that are known."""
 
-from concurrent.futures import Future
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from experiments import recall
 from experiments.frame import UsageError
 from experiments.recall import FILLERS, KEYS, RIVALS, VALUES, VOCABULARY
+from tests.support.processes import in_this_process
 
 
 def generator(seed=0):
@@ -240,19 +239,11 @@ def test_the_table_has_the_mean_and_the_range_over_seeds():
 
 
 def test_only_what_is_missing_is_run(monkeypatch, tmp_path, capsys):
-    class AtOnce:
-        def submit(self, function, *arguments):
-            ran.append(arguments[:2])
-            future = Future()
-            future.set_result(function(*arguments))
-            return future
-
-    ran = []
-    monkeypatch.setattr(recall, "ProcessPoolExecutor", lambda *_: nullcontext(AtOnce()))
+    ran = in_this_process(monkeypatch)
     options = SimpleNamespace(only=["fm"], seeds=2, processes=1)
     run = recall.Run(recall.EXPERIMENT, tmp_path, True, options)
     first = recall.measure(run)
-    assert ran == [("fm", 0), ("mamba2", 0), ("none conv", 0)]
+    assert [job[:2] for job in ran] == [("fm", 0), ("mamba2", 0), ("none conv", 0)]
     assert recall.measure(run) == first and len(ran) == 3
     assert "fm, seed 0" in capsys.readouterr().out
 
