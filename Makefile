@@ -26,8 +26,9 @@ bench: $(READY) ## the speed of the dense and the sparse form on this machine
 	$(BIN)/python -m experiments speed_dense
 	$(BIN)/python -m experiments speed_sparse
 
-studies: $(READY) ## recall over a gap, and the search of settings: hours of two cores, resumable
+studies: $(READY) ## recall over a gap, length on text, and the search of settings: hours of two cores, resumable
 	$(BIN)/python -m experiments recall
+	$(BIN)/python -m experiments length
 	$(BIN)/python -m experiments settings
 
 results: $(READY) ## the tables and figures of all that is stored

@@ -8,7 +8,7 @@ EXPERIMENTS = {
     "claims": "what the paper claims beside what the other results say of it",
     "demo": "check, compare, draw and train in about three minutes",
     "kernel_builds": "the Triton kernels compiled for GPUs that are not here: registers, spills, shared memory",
-    "length": "the loss of the bundled models by position in the text",
+    "length": "loss on text far beyond the training length, and what far context gains, with seeds",
     "recall": "what a memory was told once, asked for after up to 65,536 tokens of something else",
     "settings": "the short runs that chose the settings of the bundled models",
     "slots": "what one layer of the bundled sparse model writes, byte by byte",

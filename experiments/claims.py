@@ -1,8 +1,9 @@
 """What the paper claims, beside what is stored of it here: a row a claim, made of the results of other experiments."""
 
+from collections.abc import Iterable
 from importlib import import_module
-from statistics import fmean
 
+from experiments import length
 from experiments.frame import Experiment, Run, stored
 from experiments.recall import SHOWN
 
@@ -23,26 +24,26 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
     decode = next(row for row in result["speed_dense"]["rows"] if row["what"].startswith("decode"))
     quarter = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 32))
     few = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 4))
-    one_seed = "one seed; intervals over files"
+    windowed = f"{text.at(16384, 'transformer')}, {text.windowed(16384)}"
     return [
         (
             "Level with a Transformer at short context",
             f"text, bits per byte at 129–256: {text.at(256, 'fm', 'fm-sparse', 'transformer')}",
-            one_seed,
+            f"text: {text.seeds('fm', 'fm-sparse', 'transformer')}",
             "larger models, other text: these have 0.7M parameters",
         ),
         (
             "Better than a Transformer far beyond the training length",
-            f"text, at 8,193–16,384: {text.at(16384, 'fm', 'transformer')}. "
+            f"text, at 8,193–16,384: {text.at(16384, 'fm')}, {windowed}. "
             f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'rotary', 'none', 'alibi', 'none conv')}",
-            f"text: {one_seed}; recall: {told.seeds('fm', 'rotary', 'none conv')}",
+            f"text: {text.seeds('fm', 'transformer')}; recall: {told.seeds('fm', 'rotary', 'none conv')}",
             "that attention is to blame: without positions, and with FM's convolution, it holds as well",
         ),
         (
             "Better than Mamba-2 far beyond the training length",
-            f"text: {text.at(16384, 'fm', 'mamba2')}. "
+            f"text: {text.at(16384, 'fm', 'mamba2')}; gain over reset: {text.at(16384, 'fm', 'mamba2', part='gain')}. "
             f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'mamba2', 'mamba2 stretched')}",
-            f"text: {one_seed}; recall: {told.seeds('fm', 'mamba2', 'mamba2 stretched')}",
+            f"text: {text.seeds('fm', 'mamba2')}; recall: {told.seeds('fm', 'mamba2', 'mamba2 stretched')}",
             "a long memory on real text: there no model keeps more than some hundred bytes",
         ),
         (
@@ -50,7 +51,7 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
             f"text, at 129–256: {text.at(256, 'fm-sparse', 'fm')}. "
             f"Recall after 64: {told.at(64, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}; "
             f"after 65,536: {told.at(65536, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}",
-            f"text: {one_seed}; recall: {told.seeds('fm-sparse 8 of 32', 'fm')}",
+            f"text: {text.seeds('fm-sparse', 'fm')}; recall: {told.seeds('fm-sparse 8 of 32', 'fm')}",
             "M ≥ 128, of which the paper speaks: not trained here",
         ),
         (
@@ -74,17 +75,25 @@ def _over_dense(row: dict) -> float:
 
 
 class Text:
-    """Bits per byte of the bundled models, those that differ in their mixer alone."""
+    """Bits per byte by mixer: the mean over seeds, with their range."""
 
     def __init__(self, result: dict):
-        self.models = result
+        self.runs: dict[str, list[dict]] = {}  # read as they were trained
+        self.with_window: list[dict] = []  # the Transformer, read with a sliding window
+        for row in result["rows"]:
+            (self.with_window if row["window"] else self.runs.setdefault(row["model"], [])).append(row)
 
-    def at(self, last: int, *names: str) -> str:
-        found = []
-        for name in names:
-            buckets = self.models[name]["stateful"]
-            found.append(f"{TITLES[name]} {buckets['mean'][buckets['last'].index(last)]:.2f}")
-        return ", ".join(found)
+    def at(self, last: int, *names: str, part: str = "stateful") -> str:
+        digits = 3 if part == "gain" else 2
+        found = {name: length.at(self.runs.get(name, []), part, last) for name in names}
+        return ", ".join(f"{TITLES[name]} {length.spread(values, digits)}" for name, values in found.items())
+
+    def windowed(self, last: int) -> str:
+        spread = length.spread(length.at(self.with_window, "stateful", last))
+        return "".join(f"read with a sliding window of {row['window']} {spread}" for row in self.with_window[:1])
+
+    def seeds(self, *names: str) -> str:
+        return _seeds(len(self.runs.get(name, [])) for name in names)
 
 
 class Told:
@@ -102,12 +111,15 @@ class Told:
         shares = [run[gap] for run in self.runs.get(name, []) if gap in run]
         if not shares:
             return "not measured"
-        low, high = f"{min(shares):.2f}", f"{max(shares):.2f}"
-        return f"{fmean(shares):.2f}" + (f" ({low}–{high})" if low != high else "")
+        return length.spread(shares)
 
     def seeds(self, *names: str) -> str:
-        fewest = min(len(self.runs.get(name, [])) for name in names)
-        return f"at least {fewest} seed{'s' * (fewest != 1)} each, lowest and highest in brackets"
+        return _seeds(len(self.runs.get(name, [])) for name in names)
+
+
+def _seeds(counts: Iterable[int]) -> str:
+    fewest = min(counts)
+    return f"at least {fewest} seed{'s' * (fewest != 1)} each, lowest and highest in brackets"
 
 
 TITLES = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import agreement, frame, length, recall, slots
+from experiments import agreement, frame, recall, slots
 from experiments.frame import Experiment, Run, UsageError
 from layers import SparseConfig
 from lm import checkpoint, plots, pretrained
@@ -36,8 +36,8 @@ def measure(run: Run) -> dict:
     with _usage_errors():
         Settings(seed=options.seed)
         corpus = read_corpus(options.text, trained)
-        bundled = length.comparable(length.load())
-        window = next(iter(bundled.values()))["window"]
+        bundled = pretrained.comparable()
+        window = next(iter(bundled.values())).settings.length
         longer, per_file = (1, 1) if run.tiny else (TIMES_LONGER, PER_FILE)
         windows = file_windows(corpus, "test", longer * window, per_file)  # fails early if at all
         checkpoint.writable(run.folder)

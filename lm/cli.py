@@ -281,7 +281,7 @@ def _publish(args: argparse.Namespace) -> None:
     print(table({name: results.stateful, f"every {length} reset": results.reset}, length))
     print(f"wrote {final}: {sum(file.stat().st_size for file in final.iterdir()) / 1e6:.2f} MB")
     if final.parent == pretrained.FOLDER:
-        print("python -m experiments length --draw puts it into the table and the figure of all")
+        print("python -m experiments length --no-training puts it into the table of all")
 
 
 def _generate(args: argparse.Namespace) -> None:

@@ -134,25 +134,23 @@ def draw_lengths(
 def _draw_gain(axes, gain: dict[str, Buckets], trained: int, length: int) -> None:
     """From the training length on. What is further below 0 than the best is above it lies outside, and is named."""
     where = range(trained + 1, len(next(iter(gain.values())).last))
-    most = max(high for result in gain.values() for high in result.high[trained + 1 :])
-    bottom = -most if most > 0 else -math.inf
-    outside = []
-    for (mixer, result), (colour, dash, marker) in zip(gain.items(), cycle(STYLES), strict=False):
-        mean, low, high = (part[trained + 1 :] for part in (result.mean, result.low, result.high))
-        if max(mean) < bottom:
-            outside.append(NAMES.get(mixer, mixer))
+    shown = {mixer: [part[trained + 1 :] for part in (of.mean, of.low, of.high)] for mixer, of in gain.items()}
+    most = max(max(high) for _, _, high in shown.values())
+    outside = [mixer for mixer, (mean, _, _) in shown.items() if 0 < most < -max(mean)]
+    for (mean, low, high), (colour, dash, marker) in zip(shown.values(), cycle(STYLES), strict=False):
         axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(where, mean, color=colour, linestyle=dash, marker=marker, linewidth=2)
     axes.axhline(0, color="black", linewidth=1)
     if most > 0:
-        lowest = min(low for result in gain.values() for low in result.low[trained + 1 :])
-        axes.set_ylim(max(lowest, bottom) - 0.1 * most, 1.1 * most)
+        lowest = min(min(low) for mixer, (_, low, _) in shown.items() if mixer not in outside)
+        axes.set_ylim(max(min(lowest, 0), -most) - 0.15 * most, 1.1 * most)
     if outside:
-        axes.annotate(f"far below: {', '.join(outside)}", (0.02, 0.03), xycoords="axes fraction", fontsize=12)
+        names = ", ".join(NAMES.get(mixer, mixer) for mixer in outside)
+        axes.annotate(f"far below: {names}", (0.02, 0.03), xycoords="axes fraction", fontsize=12)
     _mark_positions(axes, next(iter(gain.values())), trained + 1)
     axes.set_ylabel("gain over reset (bits per byte)")
-    parts = [f"{NAMES.get(mixer, mixer)} {result.mean[-1]:+.3f}" for mixer, result in gain.items()]
-    axes.set_title(f"What a state kept, not reset every {length:,} bytes, saves at the end:\n{_in_lines(parts, 62)}")
+    parts = [f"{NAMES.get(mixer, mixer)} {of.mean[-1]:+.3f}" for mixer, of in gain.items()]
+    axes.set_title(f"Gain over a reset every {length:,} bytes, at the end:\n{_in_lines(parts, 52)}")
 
 
 def _mark_positions(axes, buckets: Buckets, start: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save
+from torch import Tensor
 
 from layers import MIXERS
 from lm import checkpoint
@@ -47,6 +48,20 @@ def load(name: str, device: str = "cpu") -> tuple[Run, LanguageModel]:
     return run, model
 
 
+def comparable() -> dict[str, Run]:
+    """The records of the bundled models that differ in their mixer alone: trained on the shortest windows."""
+    runs = {name: checkpoint.read_run(FOLDER / name) for name in names()}
+    shortest = min(run.settings.length for run in runs.values())
+    return {name: run for name, run in runs.items() if run.settings.length == shortest}
+
+
+def round_weights(model: LanguageModel) -> dict[str, Tensor]:
+    """Round a model to float16, as bundled ones are; what model.safetensors then holds."""
+    weights = {key: v.half() for key, v in checkpoint.weights(model).items()}
+    model.load_state_dict(weights)
+    return weights
+
+
 def publish(
     run: Run, model: LanguageModel, name: str, corpus: Corpus, windows: Windows, folder: Path | None = None
 ) -> Path:
@@ -61,8 +76,7 @@ def publish(
     with checkpoint.claim(folder, "--folder"):
         if hidden.exists():  # by a call that was killed
             shutil.rmtree(hidden)
-        weights = {key: v.half() for key, v in checkpoint.weights(model).items()}
-        model.load_state_dict(weights)
+        weights = round_weights(model)
         results = _measure(model, corpus, windows, run.settings.length, name)
         record = replace(run, text=None, manifest=None, results=results)  # a path means nothing elsewhere
         files = {"model.safetensors": save(weights), "run.json": checkpoint.run_json(record)}

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 
 from experiments import claims, frame
-from experiments.claims import Told
+from experiments.claims import Text, Told
 
 
 def told(**runs):
@@ -29,6 +29,25 @@ def test_the_fewest_seeds_count():
     )
 
 
+def text(**runs):
+    def row(model, mean, window=0):
+        buckets = {part: {"last": [256], "mean": [share * mean]} for part, share in (("stateful", 1), ("gain", 0.01))}
+        return {"model": model, "window": window, **buckets}
+
+    rows = [row(model, mean) for model, means in runs.items() for mean in means]
+    return Text({"rows": [*rows, *(row("transformer", 7.0 + i, 256) for i in range(2))]})
+
+
+def test_losses_are_means_over_seeds_and_the_window_stands_apart():
+    found = text(fm=[1.0, 2.0, 1.5], transformer=[5.0])
+    assert found.at(256, "fm", "transformer") == "FM 1.50 (1.00–2.00), Transformer 5.00"
+    assert found.at(256, "fm", part="gain") == "FM 0.015 (0.010–0.020)"
+    assert found.at(512, "fm") == found.at(256, "fm-sparse").replace("sparse ", "") == "FM –"
+    assert found.windowed(256) == "read with a sliding window of 256 7.50 (7.00–8.00)"
+    assert found.seeds("fm").startswith("at least 3 seeds each")
+    assert found.seeds("fm", "transformer").startswith("at least 1 seed each")
+
+
 def test_what_is_said_without_a_number_is_true_of_the_stored_runs():
     runs = Told(claims.load()["recall"]).runs
     assert all(run["4096"] > 0.95 for run in runs["none conv"])  # "it holds as well"
@@ -42,8 +61,8 @@ def test_every_source_is_in_the_table(change):
     result = claims.load()
     before, result = claims.table(result), deepcopy(result)
     if change == "length":
-        for model in result["length"].values():
-            model["stateful"]["mean"] = [mean + 1 for mean in model["stateful"]["mean"]]
+        for row in result["length"]["rows"]:
+            row["stateful"]["mean"] = [mean + 1 for mean in row["stateful"]["mean"]]
     elif change == "recall":
         result["recall"]["rows"] = []
     elif change == "speed_dense":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import demo, frame, length
+from experiments import demo, frame
 from lm import cli, plots, pretrained
 from lm.checkpoint import latest, read_run
 from lm.run import Buckets
@@ -69,10 +69,9 @@ def test_it_runs_twice_and_says_what_it_measured(models, text, tmp_path, capsys)
     )
 
 
-def test_the_table_of_losses_says_how_a_variant_differs_and_what_was_not_measured(models):
-    table = length.table(frame.stored(length.EXPERIMENT)).splitlines()
-    assert len(table) == 2 + 5
-    assert table[-1].startswith("| FM (dense), trained on windows of 32 | – | – | – | – | ")
+def test_models_that_differ_in_their_mixer_alone_are_compared(models):
+    assert {*pretrained.names()} - {*pretrained.comparable()} == {"fm-long"}
+    assert {run.settings.length for run in pretrained.comparable().values()} == {16}
 
 
 @pytest.mark.parametrize(

@@ -245,4 +245,4 @@ def test_all_that_is_stored_is_drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(frame, "RESULTS", tmp_path)
     monkeypatch.setattr(frame, "main", lambda experiment, arguments: seen.append((experiment.name, *arguments)) or 0)
     assert main(["--draw"]) == 0
-    assert seen == [("claims", "--draw"), ("length", "--draw"), ("slots", "--draw")]
+    assert seen == [("claims", "--draw"), ("slots", "--draw")]

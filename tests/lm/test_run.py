@@ -30,6 +30,12 @@ def test_options_that_the_mixer_lacks_are_passed_over_in_a_record():
     assert Run.from_json(record).config == Config("mamba2")
 
 
+def test_an_option_that_is_younger_than_a_record_has_its_default():
+    record = stored("transformer")
+    del record["config"]["window"], record["config"]["positions"]
+    assert Run.from_json(record).config == Config("transformer") and Config("transformer").options.window == 0
+
+
 def test_what_is_no_record_says_why(tmp_path):
     with pytest.raises(KeyError, match=r"no config, corpus, history, settings, text in run.json"):
         Run.from_json({"step": 3})
