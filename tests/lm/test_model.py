@@ -225,7 +225,7 @@ def another(field, default):
         return next(choice for choice in option.choices if choice != default)
     if default is None or isinstance(default, bool):
         return None if default is None else not default
-    return default + 0.25 if isinstance(default, float) else 2 * default
+    return default + 0.25 if isinstance(default, float) else 2 * default or 3
 
 
 def test_a_sparse_model_keeps_a_quarter_of_its_slots_where_nothing_else_is_said():
