@@ -1,5 +1,6 @@
 """The Triton kernels as a GPU would run them: compiled here, without one."""
 
+import shutil
 import subprocess
 import sys
 
@@ -25,6 +26,19 @@ def test_kernels_compile_fit_and_do_not_spill(monkeypatch, tmp_path):
     command = [sys.executable, "-X", "utf8", "-m", "experiments", "kernel_builds", "--quick"]
     run = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=frame.ROOT)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_fingerprint_is_of_code_not_of_comments(monkeypatch, tmp_path):
+    def edited(old="", new=""):
+        monkeypatch.setattr(kernel_builds, "ROOT", tmp_path)
+        for room in ("fast/kernels", "experiments"):
+            shutil.copytree(frame.ROOT / room, tmp_path / room, dirs_exist_ok=True)
+        path = tmp_path / "fast" / "kernels" / "step.py"
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+        return kernel_builds.fingerprint()
+
+    known = kernel_builds.fingerprint()
+    assert edited() == known == edited("\nimport ", "\n# a comment\nimport ") != edited("tl.load(", "tl.store(")
 
 
 def test_the_table_knows_every_build():

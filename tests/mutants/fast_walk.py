@@ -68,11 +68,15 @@ FAULTS = [
         ("walk: asked to save without gradients", "save = operators.needs_grad(theta, phi, value, initial_state)", "save = True"),
     ),
     *planted(
+        "fast/compiled.py", f"{OPERATORS} -k 'compiles_whole and walk'",
+        ("compiled: the reason is traced", "why_not._dynamo_marked_constant = True", "why_not._dynamo_marked_constant = False"),
+    ),
+    *planted(
         "fast/compiled.py", f"{LAWS}::test_theta_0_keeps_and_theta_1_replaces[sparse-walk]",
         ("compiled: zeros have no sign", 'FASTMATH = {"contract", "reassoc"}', 'FASTMATH = {"contract", "reassoc", "nsz"}'),
     ),
     *planted(
-        "fast/compiled.py", f"{WALKS} {NUMERICS} -k 'walk or numba or threads or finite or cache or kept or fork or told'",
+        "fast/compiled.py", f"{WALKS} {NUMERICS} -k 'walk or numba or import or threads or finite or cache or kept or fork or told'",
         ("compiled: numbers are finite", 'FASTMATH = {"contract", "reassoc"}', 'FASTMATH = {"contract", "reassoc", "nnan", "ninf"}'),
         ("compiled: workers of OpenMP spin on", "    if threads > 1:\n        _release_cores()\n", ""),
         ("compiled: as many threads as units", "min(units, torch.get_num_threads() if work > SMALL else 1)", "units"),
@@ -84,6 +88,7 @@ FAULTS = [
         ("compiled: one folder for all dtypes", '[str(dtype).removeprefix("torch."), *sorted(FASTMATH)]', "sorted(FASTMATH)"),
         ("compiled: says so to nobody", "(sys.stderr.isatty() or", "(True or"),
         ("compiled: says nothing", "if not _announced and", "if False and"),
+        ("compiled: the tracer is imported at once", "import torch\n\nSMALL", "import torch\nimport torch._dynamo\n\nSMALL"),
         ("compiled: numba that is missing", 'if importlib.util.find_spec("numba") is None:', "if False:"),
     ),
 ]
