@@ -69,6 +69,8 @@ def hand_out(folder: Path, seed: int = 0) -> None:
         else:
             shutil.copy(source, folder / name)
     (folder / "START.md").write_text(f"# Start\n\n{start()}", encoding="utf-8")
+    readme = folder / "notebooks" / "README.md"
+    readme.write_text(readme.read_text(encoding="utf-8").partition("\n## For lecturers")[0], encoding="utf-8")
     for path in NOTEBOOKS:
         nbformat.write(graded(nbformat.read(path, 4), seed), folder / "notebooks" / path.name)
 

@@ -1,6 +1,7 @@
 """Marking: what is right gets its points, and what hangs, floods, cheats or peeks gets none and is told."""
 
 import csv
+import re
 import shutil
 
 import nbformat
@@ -177,6 +178,8 @@ def test_what_is_handed_out_has_no_solutions(tmp_path):
     student.hand_out(tmp_path / "student", seed=3)
     names = {path.relative_to(tmp_path / "student").as_posix() for path in (tmp_path / "student").rglob("*")}
     assert not [name for name in names if "solutions" in name or name.endswith(("mark.py", "student.py"))]
+    text = (tmp_path / "student" / "notebooks" / "README.md").read_text(encoding="utf-8")
+    assert "01_a_memory_you_can_read.ipynb" in text and not re.search(r"[Ss]olutions|course|lecturer|make mark", text)
     for path in run.NOTEBOOKS:
         before, after = nbformat.read(path, 4), nbformat.read(tmp_path / "student" / "notebooks" / path.name, 4)
         assert [cell.id for cell in after.cells] == [cell.id for cell in before.cells]
