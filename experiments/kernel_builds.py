@@ -182,7 +182,8 @@ CALLS = {
     "some divide by 16": [("dense", 2, 96, 48, 100), ("sparse", 2, 96, 40, 4, 96), ("step", 2, 20, 3, 96)],
     "wide rows": [("dense", 1, 64, 16, 2**13), ("sparse", 1, 64, 16, 4, 2**13), ("step", 1, 16, None, 2**13)],
 }
-OWN = ("kernel_builds.py", "launches.py")
+# Beside the kernels: what chooses the builds, and what their launches pass on.
+DECIDING = ("experiments/kernel_builds.py", "experiments/launches.py", "fast/operators.py", "fast/packing.py")
 QUICK_CALLS = ("every size is 1", "sizes above 2^31")
 
 
@@ -323,8 +324,8 @@ def calls(run: Run) -> list[tuple[str, str]]:
 
 
 def fingerprint() -> str:
-    """Of the code that decides the rows: the kernels and this experiment, whatever their comments say."""
-    paths = [*sorted((ROOT / "fast" / "kernels").glob("*.py")), *(ROOT / "experiments" / name for name in OWN)]
+    """Of the code that decides the rows, whatever its comments say."""
+    paths = [*sorted((ROOT / "fast" / "kernels").glob("*.py")), *(ROOT / name for name in DECIDING)]
     paths = [path for path in paths if path.name != "interpreter.py"]  # nothing of it is compiled
     trees = "".join(ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
     return hashlib.sha256(trees.encode()).hexdigest()[:12]

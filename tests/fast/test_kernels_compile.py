@@ -29,16 +29,17 @@ def test_kernels_compile_fit_and_do_not_spill(monkeypatch, tmp_path):
 
 
 def test_a_fingerprint_is_of_code_not_of_comments(monkeypatch, tmp_path):
-    def edited(old="", new=""):
+    def edited(old="", new="", file="kernels/step.py"):
         monkeypatch.setattr(kernel_builds, "ROOT", tmp_path)
-        for room in ("fast/kernels", "experiments"):
+        for room in ("fast", "experiments"):
             shutil.copytree(frame.ROOT / room, tmp_path / room, dirs_exist_ok=True)
-        path = tmp_path / "fast" / "kernels" / "step.py"
+        path = tmp_path / "fast" / file
         path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
         return kernel_builds.fingerprint()
 
     known = kernel_builds.fingerprint()
     assert edited() == known == edited("\nimport ", "\n# a comment\nimport ") != edited("tl.load(", "tl.store(")
+    assert edited() == known != edited("import torch", "import torch as t", "packing.py")
 
 
 def test_the_table_knows_every_build():
