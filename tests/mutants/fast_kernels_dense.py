@@ -5,6 +5,10 @@ from tests.mutants.fault import BLOCKS, KERNELS, planted
 # fmt: off
 FAULTS = [
     *planted(
+        "fast/kernels/dense.py", "tests/fast/test_kernels_launch.py -k beyond",
+        ("dense: norms of slots that are not there are written", "tl.store(p_norm0 + i_c * M + o_m, b_square, mask=m_m)", "tl.store(p_norm0 + i_c * M + o_m, b_square)"),
+    ),
+    *planted(
         "fast/kernels/dense.py", f"{KERNELS}::test_bounds_that_can_be_seen_are_looked_at",
         ("kernel: bounds of a CPU not looked at", "if cu_seqlens is not None and cu_seqlens.is_cpu:", "if False:"),
     ),
