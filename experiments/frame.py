@@ -23,7 +23,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -83,13 +83,17 @@ class Run:
         """Store what there is so far, for an experiment that is long."""
         write(self.folder / f"{self.experiment.name}.json", text_of(result))
 
-    def resume(self, empty: dict) -> dict:
-        """What an earlier run stored so far if it was about the same, else the empty result, and it says why."""
+    def resume(self, empty: dict, *, anywhere: bool = False) -> dict:
+        """What an earlier run stored so far if it was about the same, else the empty result, and it says why.
+
+        anywhere: an earlier run may be of another machine, as where no figure is a time. `also_here` then names both.
+        """
         path = self.folder / f"{self.experiment.name}.json"
         if not path.exists():
             return empty
         found, wanted = json.loads(path.read_text(encoding="utf-8")), as_stored(empty["about"])
         unlike = [key for key in {**found["about"], **wanted} if found["about"].get(key) != wanted.get(key)]
+        unlike = [key for key in unlike if not (anywhere and key == "on")]
         if unlike:
             values = ", ".join(f"{key} is {wanted.get(key)}, was {found['about'].get(key)}" for key in unlike)
             print(f"{path.name} is of another run, so this one begins anew: {values}", flush=True)
@@ -161,6 +165,33 @@ def about(corpus: dict | None = None, **more: object) -> dict:
     """What a result depends on besides the code: machine, versions, threads, seed, and the corpus if there is one."""
     known = {**environment(), "threads": torch.get_num_threads(), "seed": SEED}
     return known | ({} if corpus is None else {"corpus": corpus}) | more
+
+
+def also_here(result: dict) -> None:
+    """Name this machine among those that a result comes from: another may have measured its first rows."""
+    here = environment()["on"]
+    if here not in result["about"]["on"].split("; "):
+        result["about"]["on"] += f"; {here}"
+
+
+def study(
+    run: Run, known: dict, wanted: Iterable[tuple], function: Callable[..., dict], key: Callable[[dict], tuple],
+    place: Callable[[dict], Any], line: Callable[[dict], str], processes: int,
+) -> dict:  # fmt: skip
+    """Independent runs: those that are stored stay, those that are missing are made and stored as they end.
+
+    A run is function(*key). What comes out does not depend on the machine, so a later call may go on elsewhere. Rows
+    are sorted by their place; a line of each is printed.
+    """
+    result = run.resume({"about": known, "rows": []}, anywhere=True)
+    have = {key(row) for row in result["rows"]}
+    for ended in in_processes(function, (at for at in wanted if at not in have), processes):
+        result["rows"].append(ended.result())
+        print(line(result["rows"][-1]), flush=True)
+        result["rows"].sort(key=place)
+        also_here(result)
+        run.save(result)
+    return result
 
 
 def stored(experiment: Experiment) -> dict:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from experiments.frame import Experiment, Run, UsageError, about, in_processes
+from experiments.frame import Experiment, Run, UsageError, about, also_here, in_processes
 from layers import MIXERS, mixers_with
 from lm import checkpoint, plots, pretrained
 from lm.checkpoint import CheckpointError
@@ -174,7 +174,7 @@ def measure(run: Run) -> dict:
             check(model, record, corpus, sizes)
     measured = {"context": sizes.context, "files": len({*windows.paths}), "windows": len(windows.paths)}
     empty = {"about": about(asdict(corpus.description()), threads=1, **measured)}
-    result = run.resume(empty | {"references": reference_lines(corpus.text("test")), "rows": []})
+    result = run.resume(empty | {"references": reference_lines(corpus.text("test")), "rows": []}, anywhere=True)
     order = {(model.name, model.seed): i for i, model in enumerate(all_of_it)}
     for ended in in_processes(rows_of, jobs(records, result["rows"], sizes, options.training), options.processes):
         try:
@@ -185,6 +185,7 @@ def measure(run: Run) -> dict:
         keys = [key(row) for row in more]
         result["rows"] = [row for row in result["rows"] if key(row) not in keys] + more
         result["rows"].sort(key=lambda row: (order.get(key(row)[:2], len(order)), row["window"]))
+        also_here(result)
         run.save(result)
         for row in more:
             end, gain = row["stateful"]["mean"][-1], row["gain"]["mean"][-1]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, cast
@@ -29,8 +30,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.frame import Experiment, Run, UsageError, about, in_processes
-from experiments.variants import NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
+from experiments.frame import Experiment, Run, UsageError, about, study
+from experiments.variants import GateWithoutNorm, NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
 from layers import MIXERS, FactorizationMemory
 from layers.router import Routing
 from layers.short_convolution import ShortConvolution
@@ -104,6 +105,36 @@ _VARIANTS = (
     Rival("no gate", "FM without the gate", "fm", _PLAIN | {"conv": 4}, width=80),
     Rival("conv first", "FM with the convolution before the router", "fm", _FM | {"conv": 0}, conv=4),
     Rival("no conv, no gate", "FM without the convolution and the gate, no wider", "fm", _PLAIN),
+    Rival("gate alone", "FM with the gate, but no norm after it", "fm", _FM, module=GateWithoutNorm),
+    Rival(
+        "gate alone, no conv",
+        "FM without the convolution, with the gate, but no norm after it",
+        "fm",
+        _FM | {"conv": 0},
+        module=GateWithoutNorm,
+    ),
+)
+_SLOTS = (
+    *(Rival(f"fm {slots}", f"FM, {slots} slots", "fm", {"num_slots": slots}) for slots in (8, 64, 128)),
+    *(
+        Rival(
+            f"fm-sparse {kept} of {slots}", f"FM, {kept} of {slots} slots",
+            "fm-sparse", {"num_slots": slots, "top_k": kept},
+        )
+        for slots, few in ((16, (1, 2, 8)), (32, (1, 2, 4, 16)), (64, (4, 8, 16)), (128, (4, 8, 32)))
+        for kept in few
+    ),
+)  # fmt: skip
+_HELPED = tuple(
+    Rival(
+        f"fm-sparse 4 of 16 {name}", f"FM, 4 of 16 slots, {title}", "fm-sparse", {"num_slots": 16, "top_k": 4} | option
+    )
+    for name, title, option in (
+        ("noise", "noise of 1 on the router's logits", {"router_noise": 1.0}),
+        ("balance", "a balance loss of weight 0.01", {"balance": 0.01}),
+        ("hot", "τ = 2", {"temperature": 2.0}),
+        ("cold", "τ = 0.5", {"temperature": 0.5}),
+    )
 )
 _TRAINED = (
     *(
@@ -128,6 +159,8 @@ RIVALS = (
     _COMPARED
     + _VARIANTS
     + _TRAINED
+    + _SLOTS
+    + _HELPED
     + tuple(
         replace(rival, name=f"{rival.name} {rate:g}", lr=rate, of=rival.name)
         for rival in _COMPARED
@@ -269,7 +302,7 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
         gap = int(torch.randint((rival.stretched if far else sizes.gap) + 1, (), generator=generator))
         tokens = sequences(generator, sizes.batch // (4 if far else 1), pairs, gap)
         _, right = answers(tokens, pairs)
-        x, _ = model(tokens[:, :-1])
+        x, _ = model.train()(tokens[:, :-1])
         loss = F.cross_entropy(model.head(x[:, 1 - 2 * pairs :: 2]).flatten(0, 1), right.flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -278,7 +311,7 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
         scheduler.step()
         losses.append(loss.item())
         if step % 100 == 0 or step == steps:
-            yield step, fmean(losses), model
+            yield step, fmean(losses), model.eval()  # without noise on the router
             losses = []
 
 
@@ -417,19 +450,23 @@ def measure(run: Run) -> dict:
         names = [*names[:1], "mamba2", "none conv"]
     seeds = range(1 if run.tiny else options.seeds)
     training = {"steps": sizes.steps, "sequences a step": sizes.batch}
-    result = run.resume({"about": about(None, threads=1, **training), "rows": []})  # of each run
-    done = {(row["rival"], row["seed"]) for row in result["rows"]}
-    wanted = [(name, seed) for seed in seeds for name in names if (name, seed) not in done]
-    wanted = [(name, seed) for name, seed in wanted if not (rival_of(name).of and seed)]
-    order = {rival.name: i for i, rival in enumerate(RIVALS)}
-    for ended in in_processes(one_run, ((*which, sizes) for which in wanted), options.processes):
-        row = ended.result()
-        result["rows"].append(row)
-        result["rows"].sort(key=lambda row: (order[row["rival"]], row["seed"]))
-        run.save(result)
-        shares = "  ".join(f"{gap} {share:.2f}" for gap, share in row["recall"][str(SHOWN)].items())
-        print(f"{row['rival']}, seed {row['seed']}, {row['seconds']:.0f} s: {shares}", flush=True)
-    return result
+    known = about(None, threads=1, **training)  # of each run
+    wanted = [(name, seed) for seed in seeds for name in names if not (rival_of(name).of and seed)]
+    one = partial(one_run, sizes=sizes)
+    return study(run, known, wanted, one, key, place, said, options.processes)
+
+
+def key(row: dict) -> tuple[str, int]:
+    return row["rival"], row["seed"]
+
+
+def place(row: dict) -> tuple[int, int]:
+    return [rival.name for rival in RIVALS].index(row["rival"]), row["seed"]
+
+
+def said(row: dict) -> str:
+    shares = "  ".join(f"{gap} {share:.2f}" for gap, share in row["recall"][str(SHOWN)].items())
+    return f"{row['rival']}, seed {row['seed']}, {row['seconds']:.0f} s: {shares}"
 
 
 def options(parser: argparse.ArgumentParser) -> None:

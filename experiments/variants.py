@@ -1,6 +1,7 @@
 """Layers that are Factorization Memory but for one thing, which shows what that thing is good for."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fast
@@ -56,3 +57,10 @@ class NoNorm(FactorizationMemory):
         (theta, phi, _), value = inputs.routing.at(0), inputs.value[:, 0]
         y, memory = fast.step_(theta, phi, value, memory, eps=FLAT)
         return FLAT**0.5 * y, memory
+
+
+class GateWithoutNorm(FactorizationMemory):
+    """out = W_out (g * y * silu(z)): the gate multiplies what is read, and no norm follows."""
+
+    def _output(self, y: Tensor, z: Tensor) -> Tensor:
+        return self.out_proj(y * F.silu(z) * self.gain)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -137,6 +138,34 @@ def test_a_long_run_goes_on_only_from_rows_about_the_same(toy, capsys):
     )
     assert run.resume({"about": {}, "rows": []})["rows"] == []
     assert "anew: sizes is None, was [1, 2]" in capsys.readouterr().out
+
+
+def test_a_study_goes_on_from_its_rows_on_another_machine(toy, capsys, monkeypatch):
+    run, made = frame.Run(toy.EXPERIMENT, toy.results, tiny=False, options=None), []
+    monkeypatch.setattr(frame, "in_processes", lambda function, jobs, _: (Ended(function(*job)) for job in jobs))
+
+    def ask(on, *wanted):
+        monkeypatch.setattr(frame, "environment", lambda: {"on": on})
+        row = lambda name, seed: made.append((name, seed)) or {"name": name, "seed": seed}  # noqa: E731
+        key = lambda row: (row["name"], row["seed"])  # noqa: E731
+        return frame.study(run, {"on": on, "steps": 2}, wanted, row, key, key, str, 1)
+
+    ask("one", ("b", 0), ("b", 1))
+    result = ask("another", ("b", 0), ("a", 1), ("b", 1))
+    assert made == [("b", 0), ("b", 1), ("a", 1)]
+    assert [(row["name"], row["seed"]) for row in result["rows"]] == [("a", 1), ("b", 0), ("b", 1)]
+    assert result["about"] == {"on": "one; another", "steps": 2} and run.resume(result, anywhere=True) == result
+    assert "anew" not in capsys.readouterr().out
+    assert ask("a third", ("a", 1))["about"]["on"] == "one; another"  # which measured nothing
+
+
+class Ended(NamedTuple):
+    """A future that has ended."""
+
+    row: dict
+
+    def result(self) -> dict:
+        return self.row
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

@@ -101,10 +101,17 @@ def test_recall_is_the_share_of_values_that_are_right(monkeypatch):
     assert recall.recall(Oracle(forgets=True), pairs=8, gap=3, count=64) == share  # the same sequences
 
 
+def test_what_is_measured_has_no_noise_on_its_router():
+    rival = recall.Rival("noisy", "", "fm", {"num_slots": 4, "router_noise": 9.0}, width=8)
+    for _, _, model in recall.train(rival, 0, recall.TINY):
+        assert not model.training
+    assert not model.training
+
+
 @pytest.mark.parametrize("rival", RIVALS, ids=lambda rival: rival.name)
 def test_a_model_may_be_read_in_parts_and_knows_nothing_at_first(rival):
     torch.manual_seed(0)
-    model, tokens = rival.model(), recall.sequences(generator(), 2, 3, 9)
+    model, tokens = rival.model().eval(), recall.sequences(generator(), 2, 3, 9)
     with torch.no_grad():
         whole, _ = model(tokens)
         first, state = model(tokens[:, :8])
@@ -114,8 +121,9 @@ def test_a_model_may_be_read_in_parts_and_knows_nothing_at_first(rival):
 
 
 def test_rivals_are_of_about_one_size():
-    """But for one, which asks what the width of another does."""
-    sizes = [rival.model().num_parameters() for rival in RIVALS if rival.name != "no conv, no gate"]
+    """But for one, which asks what the width of another does, and those with other numbers of slots."""
+    others = {"no conv, no gate", *(rival.name for rival in recall._SLOTS)}
+    sizes = [rival.model().num_parameters() for rival in RIVALS if rival.name not in others]
     assert max(sizes) < 1.17 * min(sizes)
     assert len({rival.name for rival in RIVALS}) == len(RIVALS)
     with pytest.raises(UsageError, match=r"^--only must name one of fm, .*, got 'lstm'"):

@@ -7,12 +7,14 @@ import reference
 from experiments import variants
 from layers import DenseConfig, FactorizationMemory
 
-VARIANTS = [variants.NoUpdateRate, variants.NoMergeRate, variants.TwoRouters, variants.NoNorm]
+VARIANTS = [
+    variants.NoUpdateRate, variants.NoMergeRate, variants.TwoRouters, variants.NoNorm, variants.GateWithoutNorm,
+]  # fmt: skip
 
 
 def made(module):
     torch.manual_seed(0)
-    return module(8, DenseConfig(num_slots=5, slot_width=6, conv=3)).double()
+    return module(8, DenseConfig(num_slots=5, slot_width=6, conv=3, gate=module is variants.GateWithoutNorm)).double()
 
 
 def some(*shape):
@@ -21,7 +23,8 @@ def some(*shape):
 
 @pytest.mark.parametrize("module", VARIANTS)
 def test_the_weights_are_those_of_the_layer_but_for_what_the_variant_says(module):
-    plain, variant, x = made(FactorizationMemory), made(module), some(2, 7, 8)
+    variant, x = made(module), some(2, 7, 8)
+    plain = FactorizationMemory(8, DenseConfig(num_slots=5, slot_width=6, conv=3, gate=variant.sizes[-1] > 0)).double()
     variant.load_state_dict(plain.state_dict(), strict=False)
     (theta, phi, _), (its_theta, its_phi, slots) = plain.route(x), variant.route(x)
     alpha = plain.affinity(x)
@@ -47,6 +50,14 @@ def test_without_the_norm_slots_are_read_as_they_are():
         want.append((phi[:, t, :, None] * state).sum(1))
     assert torch.allclose(y, torch.stack(want, 1), rtol=1e-9) and torch.allclose(last, state)
     assert not torch.allclose(plain(x)[0], layer(x)[0], rtol=0.1)
+
+
+def test_the_gate_alone_multiplies_and_no_norm_follows():
+    layer, y, z = made(variants.GateWithoutNorm), some(2, 3, 6), some(2, 3, 6) - 0.5
+    layer.gain.data = torch.arange(1.0, 7.0, dtype=torch.float64)
+    want = (y * z / (1 + (-z).exp()) * layer.gain) @ layer.out_proj.weight.T
+    assert torch.allclose(layer._output(y, z), want)
+    assert torch.allclose(layer._output(3 * y, z), 3 * want)  # which a norm would undo
 
 
 @pytest.mark.parametrize("module", VARIANTS)
