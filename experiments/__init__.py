@@ -10,7 +10,7 @@ EXPERIMENTS = {
     "kernel_builds": "the Triton kernels compiled for GPUs that are not here: registers, spills, shared memory",
     "length": "loss on text far beyond the training length, and what far context gains, with seeds",
     "recall": "what a memory was told once, asked for after up to 65,536 tokens of something else",
-    "settings": "the short runs that chose the settings of the bundled models",
+    "short_runs": "short runs on text: settings, parts, numbers of slots, other memories, with seeds",
     "slots": "what one layer of the bundled sparse model writes, byte by byte",
     "speed_dense": "the dense form on this machine beside its goals",
     "speed_gpu": "the kernels on a GPU: correctness, then speed",
