@@ -9,6 +9,7 @@ EXPERIMENTS = {
     "demo": "check, compare, draw and train in about three minutes",
     "kernel_builds": "the Triton kernels compiled for GPUs that are not here: registers, spills, shared memory",
     "length": "loss on text far beyond the training length, and what far context gains, with seeds",
+    "mqar": "how many pairs a state holds: multi-query associative recall",
     "recall": "what a memory was told once, asked for after up to 65,536 tokens of something else",
     "short_runs": "short runs on text: settings, parts, numbers of slots, other memories, with seeds",
     "slots": "what one layer of the bundled sparse model writes, byte by byte",

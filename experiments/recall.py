@@ -69,8 +69,8 @@ class Rival:
     of: str = ""
     module: type[nn.Module] | None = None  # in place of the mixer's, of which it is a variant
 
-    def model(self) -> "Model":
-        return Model(self)
+    def model(self, vocabulary: int | None = None) -> "Model":
+        return Model(self, VOCABULARY if vocabulary is None else vocabulary)
 
 
 # As many parameters take more width where there are fewer projections.
@@ -259,13 +259,13 @@ class Block(nn.Module):
 class Model(nn.Module):
     """tokens [B, T] -> what the last norm gives [B, T, width], and the state; `head` makes logits of it."""
 
-    def __init__(self, rival: Rival):
+    def __init__(self, rival: Rival, vocabulary: int):
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, rival.width)
+        self.embedding = nn.Embedding(vocabulary, rival.width)
         nn.init.normal_(self.embedding.weight, std=rival.width**-0.5)
         self.blocks = nn.ModuleList(Block(rival) for _ in range(LAYERS))
         self.norm = nn.RMSNorm(rival.width, 1e-6)
-        self.head = nn.Linear(rival.width, VOCABULARY, bias=False)  # tied to the embedding, some seeds never learn
+        self.head = nn.Linear(rival.width, vocabulary, bias=False)  # tied to the embedding, some seeds never learn
 
     def forward(self, tokens: Tensor, state: list | None = None) -> tuple[Tensor, list]:
         x, states = self.embedding(tokens), []
