@@ -11,6 +11,7 @@ EXPERIMENTS = {
     "length": "loss on text far beyond the training length, and what far context gains, with seeds",
     "mqar": "how many pairs a state holds: multi-query associative recall",
     "recall": "what a memory was told once, asked for after up to 65,536 tokens of something else",
+    "recall_in_text": "names that text defines and uses again after up to 16,384 bytes of other text",
     "short_runs": "short runs on text: settings, parts, numbers of slots, other memories, with seeds",
     "slots": "what one layer of the bundled sparse model writes, byte by byte",
     "speed_dense": "the dense form on this machine beside its goals",

@@ -601,8 +601,8 @@ def draw(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110, format="png")
 
 
-def gap_axes(axes: Axes, gaps: list[int], trained: int) -> None:
-    axes.axhline(1 / VALUES, color="black", linewidth=1, linestyle=":")
+def gap_axes(axes: Axes, gaps: list[int], trained: int, luck: float = 1 / VALUES) -> None:
+    axes.axhline(luck, color="black", linewidth=1, linestyle=":")
     axes.axvline(trained, color="black", linewidth=1)
     axes.text(trained * 1.1, 0.03, "longest gap in training", rotation=90, va="bottom")
     axes.set_xscale("log", base=2)

@@ -1,0 +1,229 @@
+"""Recall inside text: names are defined, text follows, and the names come again.
+
+A sequence begins with definitions, each a line such as `#k=v`: a letter and its value, another letter. Then text of the
+standard library passes, at most 64 bytes of it in training. The letters then come again with their values, in another
+order, and text fills the rest. A model is trained on all bytes, as a language model is, not on the values alone. It is
+asked after up to 16,384 bytes of files that it has not seen. This is text that needs a memory, as plain text of this
+kind does not (experiments/length.py).
+
+The models are those of experiments/recall.py, over bytes. Every run is stored as it ends, and a later call goes on.
+"""
+
+import argparse
+import math
+import os
+import string
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple, cast
+
+import matplotlib
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from experiments.frame import Experiment, Run, UsageError, about, study
+from experiments.length import spread
+from experiments.recall import LONG, Model, Rival, cell, gap_axes, rival_of
+from lm.data import read_corpus
+from lm.plots import STYLES, TEXT
+from lm.run import Settings
+from lm.train import optimizer_for
+
+BYTES = 256
+LETTERS = torch.tensor([*string.ascii_letters.encode()])
+LINE = 5  # bytes of #k=v and a new line
+VALUE = 3  # the place of the value in it
+PAIRS = 8  # of the tests
+RIVALS = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv")
+
+
+class Sizes(NamedTuple):
+    steps: int
+    batch: int
+    length: int  # bytes of a sequence in training
+    pairs: tuple[int, ...]  # that training goes through in turn
+    gap: int  # the longest in training
+    gaps: tuple[int, ...]
+    sequences: int  # of a test; a quarter as many where gaps are long
+
+
+FULL = Sizes(2000, 32, 160, (2, 4, 8), 64, (16, 64, 256, 1024, 4096, 16384), 64)
+TINY = Sizes(2, 4, 40, (1, 2), 8, (8, 16), 4)
+
+
+@cache
+def text(split: str) -> Tensor:
+    """All bytes of a split."""
+    return torch.frombuffer(bytearray(read_corpus().text(split)), dtype=torch.uint8).long()
+
+
+def passages(generator: torch.Generator, source: Tensor, count: int, length: int) -> Tensor:
+    """[count, length], each from a place of its own."""
+    first = torch.randint(len(source) - length + 1, (count, 1), generator=generator)
+    return source[first + torch.arange(length)]
+
+
+def sequences(generator: torch.Generator, source: Tensor, count: int, pairs: int, gap: int, length: int = 0) -> Tensor:
+    """Bytes [count, length]: definitions, a gap of text, the definitions again, text. length 0: nothing after them.
+
+    >>> source = torch.tensor([*b"text " * 9])
+    >>> row = bytes(sequences(torch.Generator().manual_seed(0), source, 1, pairs=1, gap=4, length=18)[0].tolist())
+    >>> row[:5] == row[9:14], row[:1], len(row)
+    (True, b'#', 18)
+    """
+    order = torch.rand(count, len(LETTERS), generator=generator).argsort(-1)
+    keys, values = LETTERS[order[:, :pairs]], LETTERS[torch.randint(len(LETTERS), (count, pairs), generator=generator)]
+    mark, equals, end = (torch.full_like(keys, ord(c)) for c in "#=\n")
+    lines = torch.stack([mark, keys, equals, values, end], -1)  # [count, pairs, LINE]
+    again = torch.rand(count, pairs, generator=generator).argsort(-1)
+    asked = lines.gather(1, again[..., None].expand_as(lines))
+    before = passages(generator, source, count, gap)
+    after = passages(generator, source, count, max(0, length - 2 * pairs * LINE - gap))
+    return torch.cat([lines.flatten(1), before, asked.flatten(1), after], 1)
+
+
+def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, Model]]:
+    """Every hundred steps and at the end: the step, the mean loss since the last in bits per byte, the model."""
+    torch.manual_seed(seed)
+    model, generator = rival.model(BYTES), torch.Generator().manual_seed(1000 + seed)
+    settings = Settings(steps=sizes.steps, lr=rival.lr, warmup=min(100, sizes.steps // 2))
+    optimizer = optimizer_for(cast(Any, model), settings)
+    scheduler, losses, source = LambdaLR(optimizer, settings.rate), [], text("train")
+    for step in range(1, sizes.steps + 1):
+        pairs = sizes.pairs[step % len(sizes.pairs)]
+        gap = int(torch.randint(sizes.gap + 1, (), generator=generator))
+        tokens = sequences(generator, source, sizes.batch, pairs, gap, sizes.length)
+        x, _ = model.train()(tokens[:, :-1])
+        loss = F.cross_entropy(model.head(x).flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item() / math.log(2))
+        if step % 100 == 0 or step == sizes.steps:
+            yield step, fmean(losses), model.eval()
+            losses = []
+
+
+class Answers(NamedTuple):
+    """Over all values that come again, and all bytes of the gap."""
+
+    share: float  # of values that are right
+    bits: float  # of a value
+    text: float  # bits per byte of the gap
+
+
+@torch.no_grad()
+def answers(model: Model, gap: int, count: int) -> Answers:
+    """What a model makes of PAIRS definitions and a gap of text that it was not trained on."""
+    tokens = sequences(torch.Generator().manual_seed(10**6 + gap), text("test"), count, PAIRS, gap)
+    told, state, losses = PAIRS * LINE, None, []
+    for first in range(0, told + gap, LONG):
+        part = tokens[:, first : min(first + LONG, told + gap)]
+        x, state = model(part, state)
+        right = tokens[:, first + 1 : first + 1 + part.shape[1]]
+        losses.append(F.cross_entropy(model.head(x).transpose(1, 2), right, reduction="none"))
+    x, _ = model(tokens[:, -told:-1], state)
+    asked, right = x[:, VALUE - 1 :: LINE], tokens[:, -told:][:, VALUE::LINE]
+    logits = model.head(asked)
+    bits = F.cross_entropy(logits.transpose(1, 2), right).item() / math.log(2)
+    passed = torch.cat(losses, 1)[:, told - 1 : told + gap - 1].mean().item() / math.log(2)
+    return Answers((logits.argmax(-1) == right).double().mean().item(), bits, passed)
+
+
+def one_run(name: str, seed: int, sizes: Sizes) -> dict:
+    """Train a rival and test it."""
+    rival, began, curve, model = rival_of(name), time.perf_counter(), [], None
+    for step, loss, model in train(rival, seed, sizes):
+        curve.append([step, loss, answers(model, sizes.gap, sizes.sequences).share])
+    assert model is not None
+    found = {
+        str(gap): answers(model, gap, sizes.sequences // (4 if gap >= LONG else 1))._asdict()
+        for gap in sizes.gaps if gap <= rival.farthest
+    }  # fmt: skip
+    return {
+        "rival": name, "seed": seed, "parameters": model.num_parameters(), "state": model.state_numbers(1024),
+        "seconds": round(time.perf_counter() - began, 1), "curve": curve, "answers": found,
+    }  # fmt: skip
+
+
+# --- the study -------------------------------------------------------------------------------------------------
+
+
+def measure(run: Run) -> dict:
+    sizes, names = (TINY if run.tiny else FULL), run.options.only or [*RIVALS]
+    unknown = [name for name in names if name not in RIVALS]
+    if unknown:
+        raise UsageError(f"--only must name some of {', '.join(RIVALS)}, got {unknown[0]!r}")
+    if run.tiny:
+        names = ["fm", "rotary"]
+    corpus = asdict(read_corpus().description())
+    known = about(corpus, threads=1, **{"steps": sizes.steps, "bytes a step": sizes.batch * sizes.length})
+    wanted = [(name, seed) for seed in range(1 if run.tiny else run.options.seeds) for name in names]
+    return study(run, known, wanted, partial(one_run, sizes=sizes), key, place, said, run.options.processes)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="*", default=[], metavar="RIVAL", help="some of the rivals; all by default")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
+
+
+def key(row: dict) -> tuple[str, int]:
+    return row["rival"], row["seed"]
+
+
+def place(row: dict) -> tuple[int, int]:
+    return RIVALS.index(row["rival"]), row["seed"]
+
+
+def said(row: dict) -> str:
+    shares = "  ".join(f"{gap} {found['share']:.2f}" for gap, found in row["answers"].items())
+    return f"{row['rival']}, seed {row['seed']}, {row['seconds']:.0f} s: {shares}"
+
+
+def by_rival(result: dict) -> list[tuple[Rival, list[dict]]]:
+    rows = [(rival_of(name), [row for row in result["rows"] if row["rival"] == name]) for name in RIVALS]
+    return [(rival, of_it) for rival, of_it in rows if of_it]
+
+
+def table(result: dict) -> str:
+    """Shares of right values by the bytes of text between, and the loss on that text, mean and range over seeds."""
+    gaps = [gap for gap in result["rows"][0]["answers"]]
+    head = ["", "parameters", "seeds", *(f"{int(gap):,}" for gap in gaps), "bits per byte of 1,024 between"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for rival, rows in by_rival(result):
+        cells = [rival.title, f"{rows[0]['parameters']:,}", str(len(rows))]
+        cells += [cell([row["answers"].get(gap, {}).get("share") for row in rows]) for gap in gaps]
+        between = [row["answers"]["1024"]["text"] for row in rows if "1024" in row["answers"]]
+        lines.append(f"| {' | '.join([*cells, spread(between)])} |")
+    return "\n".join(lines)
+
+
+@matplotlib.rc_context(TEXT)
+def draw(result: dict, path: Path) -> None:
+    """The share of right values by the bytes of text between, mean and range over seeds."""
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    axes = figure.subplots()
+    for (rival, rows), (colour, dash, marker) in zip(by_rival(result), STYLES, strict=False):
+        gaps = [*rows[0]["answers"]]
+        columns = [[row["answers"][gap]["share"] for row in rows] for gap in gaps]
+        at = [int(gap) for gap in gaps]
+        axes.plot(at, [*map(fmean, columns)], color=colour, linestyle=dash, marker=marker, label=rival.title)
+        axes.fill_between(at, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
+    gap_axes(axes, [*FULL.gaps], FULL.gap, luck=1 / len(LETTERS))
+    axes.set(xlabel="bytes of text between a definition and its use")
+    axes.set_title(f"Who still knows {PAIRS} names after other text")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.savefig(path, dpi=110, format="png")
+
+
+EXPERIMENT = Experiment("recall_in_text", measure, {"": table}, {"recall_in_text.png": draw}, options=options)
