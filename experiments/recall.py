@@ -535,6 +535,32 @@ def trained(result: dict) -> str:
     return table(result, _TRAINED)
 
 
+def slots(result: dict) -> str:
+    """What numbers of slots hold, dense and sparse, also of twice the pairs of training."""
+    asked = ((SHOWN, "64"), (SHOWN, "65536"), (2 * SHOWN, "64"), (2 * SHOWN, "4096"))
+    head = ["", "parameters", "state", "seeds", "steps to 0.95"]
+    head += [f"{pairs} pairs after {int(gap):,}" for pairs, gap in asked]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for rival, rows in sorted(by_rival(result, _COMPARED + _SLOTS), key=_by_slots):
+        if rival.mixer in ("fm", "fm-sparse") and rival.name != "fm plain":
+            cells = [rival.title, f"{rows[0]['parameters']:,}", f"{rows[0]['state']:,}", str(len(rows))]
+            cells += [steps_to(0.95, rows)]
+            cells += [cell([row["recall"][str(pairs)].get(gap) for row in rows]) for pairs, gap in asked]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _by_slots(found: tuple[Rival, list[dict]]) -> tuple[int, int]:
+    """Few slots first; of as many, those of which a token touches most."""
+    options = found[0].options
+    return options.get("num_slots", 0), -options.get("top_k", options.get("num_slots", 0))
+
+
+def helped(result: dict) -> str:
+    """What noise, balance and temperature do for sparse slots that learn badly."""
+    return table(result, (rival_of("fm-sparse 4 of 16"), *_HELPED))
+
+
 def harder(result: dict) -> str:
     """Shares of right values where the gap or the telling is of a kind that no model was trained for."""
     asked = result["rows"][0]["harder"]
@@ -646,6 +672,7 @@ def _stored_means(result: dict, pairs: int) -> dict[str, dict[int, float]]:
 
 
 TABLES = {
-    "shares": table, "waste": waste, "harder": harder, "rates": rates, "trained": trained, "matters": matters
+    "shares": table, "waste": waste, "harder": harder, "rates": rates, "trained": trained, "matters": matters,
+    "slots": slots, "helped": helped,
 }  # fmt: skip
 EXPERIMENT = Experiment("recall", measure, TABLES, {"recall.png": draw}, options=options)
