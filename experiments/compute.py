@@ -201,7 +201,7 @@ def table(result: dict) -> str:
     for mixer, sizes in by_size(result).items():
         for width, rows in sizes.items():
             first = rows[0]
-            counts = [str(width), f"{first['parameters']:,}", f"{first['steps']:,}", f"{first['flops'] / 1e12:.3g}"]
+            counts = [str(width), f"{first['parameters']:,}", f"{first['steps']:,}", f"{first['flops'] / 1e12:#.3g}"]
             cells = [MIXERS[mixer].title, *counts, str(len(rows)), spread(bits(rows), 3)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -214,9 +214,11 @@ def slope(rows: list[dict]) -> float:
     >>> round(slope(rows), 6)
     -0.1
     """
+    if len({row["flops"] for row in rows}) < 2:
+        return math.nan
     x, y = (np.log([row[name] for row in rows]) for name in ("flops", "bits per byte"))
     x = x - x.mean()
-    return float(x @ y / (x @ x)) if x.any() else math.nan
+    return float(x @ y / (x @ x))
 
 
 def of_seeds(result: dict, mixer: str) -> list[float]:
