@@ -1,4 +1,4 @@
-"""What all experiments share: their record and command, results as files, what shows them, processes, clocks, inputs.
+"""What all experiments share: record and command, results as files, what shows them, processes, clocks, memory, inputs.
 
 Measure, table, draw: `measure` makes a result, which is stored as JSON; tables on pages and figures are made of the
 stored result alone, so that --draw can make them again. This module and experiments/agreement.py import torch and the
@@ -383,6 +383,38 @@ def medians(calls: Mapping[Name, Callable[[], object]], rounds: int, *, calls_a_
 def _wait() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------
+
+
+def extra_memory(prepare: Callable[..., Callable[[], object]], *arguments: object) -> int | None:
+    """Peak resident bytes of a call above what there was before it, in a process of its own; its result is included.
+
+    prepare(*arguments) makes the call there. None without Linux's /proc.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_peak, prepare, arguments).result()
+
+
+def _peak(prepare: Callable[..., Callable[[], object]], arguments: tuple) -> int:
+    run = prepare(*arguments)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
+    results = run()
+    peak = _status("VmHWM")
+    del results
+    return peak - before
+
+
+def _status(field: str) -> int:
+    """Bytes, from /proc/self/status."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(field)
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------

@@ -6,11 +6,8 @@ slow benchmark, not a red one.
 
 import argparse
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -20,7 +17,7 @@ import fast
 import reference
 from experiments import frame
 from experiments.compare import Case
-from experiments.frame import SEED, Experiment, Run, forward, forward_backward, medians, router_inputs
+from experiments.frame import SEED, Experiment, Run, extra_memory, forward, forward_backward, medians, router_inputs
 from lm.generate import sample
 from lm.model import DOCUMENT_MARK, Config, LanguageModel
 from lm.run import Settings
@@ -82,33 +79,17 @@ def dense(sizes: Sizes, tokens: int) -> frame.Inputs:
 def memory_rows(sizes: Sizes, rounds: int) -> list[dict]:
     """Peak resident memory of a forward and backward in a process of its own, above what the inputs take."""
     what, (batch, tokens, slots, width) = "extra memory over B T M D floats", sizes.shape
-    if not Path("/proc/self/clear_refs").exists():
+    extra = extra_memory(warm_dense, sizes.shape)
+    if extra is None:
         return [row(what, None, "<=", 0.1, "", "needs Linux's /proc")]
-    code = f"from experiments.speed_dense import print_peak; print_peak({sizes.shape})"
-    child = subprocess.run(
-        [sys.executable, "-X", "utf8", "-c", code], capture_output=True, encoding="utf-8", check=True, cwd=frame.ROOT
-    )
-    extra = int(child.stdout)
     detail = f"{extra / 2**20:.0f} MiB, y and the gradients included"
     return [row(what, extra / (4 * batch * tokens * slots * width), "<=", 0.1, "", detail)]
 
 
-def print_peak(shape: tuple[int, int, int, int]) -> None:
+def warm_dense(shape: tuple[int, int, int, int]) -> Callable[[], object]:
+    """A forward and backward, after a small one: what a first call loads is not of its size."""
     forward_backward(fast.factorization_memory, router_inputs(1, 64, 8, 16, requires_grad=True))()
-    run = forward_backward(fast.factorization_memory, router_inputs(*shape, requires_grad=True))
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
-    results = run()
-    print(status("VmHWM") - before)
-    del results
-
-
-def status(field: str) -> int:
-    """Bytes, from /proc/self/status."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(field)
+    return forward_backward(fast.factorization_memory, router_inputs(*shape, requires_grad=True))
 
 
 def decode_rows(sizes: Sizes, rounds: int) -> list[dict]:
