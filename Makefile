@@ -22,13 +22,15 @@ test-long: $(READY) ## the laws on 10,000 examples each
 mutants: $(READY) ## planted faults, each of which the tests must catch
 	$(BIN)/python -m tests.mutants
 
-bench: $(READY) ## the speed of the dense and the sparse form on this machine
+bench: $(READY) ## the speed of the dense and the sparse form on this machine, and the cost of all mixers
 	$(BIN)/python -m experiments speed_dense
 	$(BIN)/python -m experiments speed_sparse
+	$(BIN)/python -m experiments cost
 
-studies: $(READY) ## recall over a gap, length on text, and the search of settings: hours of two cores, resumable
+studies: $(READY) ## recall, length on text, loss against compute, search of settings: hours of two cores, resumable
 	$(BIN)/python -m experiments recall
 	$(BIN)/python -m experiments length
+	$(BIN)/python -m experiments compute
 	$(BIN)/python -m experiments settings
 
 results: $(READY) ## the tables and figures of all that is stored

@@ -275,3 +275,15 @@ def test_all_that_is_stored_is_drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(frame, "main", lambda experiment, arguments: seen.append((experiment.name, *arguments)) or 0)
     assert main(["--draw"]) == 0
     assert seen == [("claims", "--draw"), ("slots", "--draw")]
+
+
+def lists_of(held: int, taken: int):
+    """A call that takes so many bytes, made by one that holds others."""
+    kept = bytearray(os.urandom(1)) * held
+    return lambda: (len(kept), bytearray(b"1") * taken)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
+def test_extra_memory_is_what_a_call_takes_beyond_what_is_held():
+    mebibyte = 1 << 20
+    assert 60 * mebibyte < frame.extra_memory(lists_of, 200 * mebibyte, 64 * mebibyte) < 80 * mebibyte
