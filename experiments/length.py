@@ -1,6 +1,6 @@
 """Length on text: the loss by position far beyond the training length, and what a state that is kept gains, with seeds.
 
-Each mixer is trained from several seeds with the settings of the bundled models. Seed 0 is the bundled model. The
+Each mixer with a bundled model is trained from several seeds, with the settings of that model, which is seed 0. The
 others are runs in a folder, MIXER-SEED. All are read as `python -m lm publish` reads them: weights rounded to float16,
 windows of 16,384 bytes of files not trained on. Attention is also read with a sliding window of its training length.
 The measure of far context is the gain over a reset every training length, file by file: texts get easier by themselves.
@@ -49,6 +49,7 @@ TINY = Sizes(
     {"d_model": 16, "num_layers": 1, "num_slots": 4, "top_k": 2, "head_width": 8, "state_width": 4},
     {"steps": 2, "batch": 2, "length": 8, "warmup": 1}, 32, 1,
 )  # fmt: skip
+STUDIED = tuple(name for name in MIXERS if name in pretrained.names())  # the mixers with a bundled model
 
 
 class Model(NamedTuple):
@@ -72,10 +73,10 @@ def models(runs: Path, seeds: int, *, tiny: bool = False) -> list[Model]:
     bundled = [] if tiny else pretrained.names()
     found = [
         Model(name, seed, pretrained.FOLDER / name if name in bundled and not seed else runs / f"{name}-{seed}")
-        for name in MIXERS
+        for name in STUDIED
         for seed in range(seeds)
     ]
-    variants = [(name, pretrained.FOLDER / name) for name in bundled if name not in MIXERS]
+    variants = [(name, pretrained.FOLDER / name) for name in bundled if name not in STUDIED]
     return found + [Model(name, checkpoint.read_run(path).settings.seed, path) for name, path in variants]
 
 
@@ -87,7 +88,7 @@ def check(model: Model, record: Record, corpus: Corpus, sizes: Sizes) -> None:
             f"{model.path} was trained on {was.name} ({was.manifest_hash}), this is {corpus.name} "
             f"({corpus.manifest_hash}): losses of two texts are not compared"
         )
-    if model.name not in MIXERS:
+    if model.name not in STUDIED:
         return  # a variant is what its name says
     config, settings = model.asked(sizes)
     wanted = config.as_dict() | asdict(settings)
@@ -232,14 +233,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 def by_model(result: dict) -> dict[str, list[dict]]:
     """By title, the rows of all seeds."""
     found: dict[str, list[dict]] = {}
-    for row in sorted(result["rows"], key=lambda row: row["model"] not in MIXERS):
+    for row in sorted(result["rows"], key=lambda row: row["model"] not in STUDIED):
         found.setdefault(title(row), []).append(row)
     return found
 
 
 def title(row: dict) -> str:
     words = [MIXERS[row["mixer"]].title]
-    if row["model"] not in MIXERS:
+    if row["model"] not in STUDIED:
         words.append(f"trained on windows of {row['length']:,}")
     if row["window"]:
         words.append(f"sliding window of {row['window']:,}")
@@ -300,7 +301,7 @@ def over_seeds(rows: list[dict], part: str) -> Buckets:
 
 def draw(result: dict, path: Path) -> None:
     """Loss and gain by position of the models that differ in their mixer, or in how it is read, alone."""
-    shown = {name: rows for name, rows in by_model(result).items() if rows[0]["model"] in MIXERS}
+    shown = {name: rows for name, rows in by_model(result).items() if rows[0]["model"] in STUDIED}
     loss, gain = ({name: over_seeds(rows, part) for name, rows in shown.items()} for part in ("stateful", "gain"))
     length = result["rows"][0]["length"]
     plots.draw_lengths(loss, path, train_length=length, gain=gain, references=result["references"])

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from fast import validation
 
-CHUNK = 16
+CHUNK = 32
 
 
 def gated_slots(

@@ -10,12 +10,13 @@ from importlib import import_module
 
 from layers.attention import Attention, AttentionConfig
 from layers.factorization_memory import DenseConfig, FactorizationMemory, SparseConfig
+from layers.gated_slots import GSA, HGRN2, GSAConfig, HGRN2Config, MoM, MoMConfig
 from layers.mamba2 import Mamba2, Mamba2Config
 from layers.mixer import Mixer
 
 __all__ = [
-    "MIXERS", "Attention", "AttentionConfig", "DenseConfig", "FactorizationMemory", "Mamba2", "Mamba2Config", "Mixer",
-    "SparseConfig", "mixers_with",
+    "GSA", "HGRN2", "MIXERS", "Attention", "AttentionConfig", "DenseConfig", "FactorizationMemory", "GSAConfig",
+    "HGRN2Config", "Mamba2", "Mamba2Config", "Mixer", "MoM", "MoMConfig", "SparseConfig", "mixers_with",
 ]  # fmt: skip
 
 
@@ -31,6 +32,6 @@ def mixers_with(option: str) -> tuple[str, ...]:
     """The names of the mixers whose config has a field of that name.
 
     >>> mixers_with("top_k"), mixers_with("state_width")
-    (('fm-sparse',), ('mamba2',))
+    (('fm-sparse', 'mom'), ('mamba2',))
     """
     return tuple(name for name, row in MIXERS.items() if option in {field.name for field in fields(row.config)})

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save
 
 from experiments import frame, length
-from experiments.length import FULL, TINY, Model
+from experiments.length import FULL, STUDIED, TINY, Model
 from layers import MIXERS
 from lm import checkpoint, pretrained
 from lm.data import read_corpus
@@ -29,7 +29,7 @@ def corpus():
 def study(tmp_path, monkeypatch):
     """Calls of the tiny study with two mixers, in this process, and the jobs that they took."""
     ran = in_this_process(monkeypatch)
-    monkeypatch.setattr(length, "MIXERS", {name: MIXERS[name] for name in ("fm", "transformer")})
+    monkeypatch.setattr(length, "STUDIED", ("fm", "transformer"))
 
     def run(*arguments):
         ran.clear()
@@ -169,13 +169,18 @@ def test_a_model_is_read_with_the_window_it_has_and_with_its_training_length():
     assert readings(Config.of("transformer", window=16)) == [16]
 
 
+def test_the_study_is_of_the_mixers_with_a_bundled_model():
+    """A mixer that is added to the table is not trained for hours by surprise."""
+    assert {*STUDIED} == {*MIXERS} & {*pretrained.names()} == {"fm", "fm-sparse", "mamba2", "transformer"}
+
+
 def test_seed_0_is_the_bundled_model_and_variants_come_last(tmp_path):
     found = length.models(tmp_path, 2)
-    assert [model[:2] for model in found[: 2 * len(MIXERS)]] == [(name, seed) for name in MIXERS for seed in (0, 1)]
+    assert [model[:2] for model in found[: 2 * len(STUDIED)]] == [(name, seed) for name in STUDIED for seed in (0, 1)]
     for model in found:
-        bundled = model.name in pretrained.names() and not (model.name in MIXERS and model.seed)
+        bundled = model.name in pretrained.names() and not (model.name in STUDIED and model.seed)
         assert model.path == (pretrained.FOLDER / model.name if bundled else tmp_path / f"{model.name}-{model.seed}")
-    assert {model.name for model in found[2 * len(MIXERS) :]} == {*pretrained.names()} - {*MIXERS}
+    assert {model.name for model in found[2 * len(STUDIED) :]} == {*pretrained.names()} - {*STUDIED}
 
 
 def rows_like(**means):
@@ -233,7 +238,7 @@ def test_what_is_stored_is_of_the_models_that_are_bundled():
     rows = {length.key(row): row for row in frame.stored(length.EXPERIMENT)["rows"]}
     for name in pretrained.names():
         record, _, weights = length.rounded(pretrained.FOLDER / name)
-        seed = record.settings.seed if name not in MIXERS else 0
+        seed = record.settings.seed if name not in STUDIED else 0
         for window in length.readings(record):
             row = rows[name, seed, window]
             assert row["weights"] == weights, name
@@ -250,7 +255,7 @@ def test_the_words_about_what_is_behind_the_level_curves_are_true():
         return [row[part]["mean"][row[part]["last"].index(last)] for last in length.SHOWN]
 
     full = [row for row in rows if row["mixer"] == "transformer" and not row["window"]]
-    level = [row for row in rows if row["model"] in MIXERS and row not in full]
+    level = [row for row in rows if row["model"] in STUDIED and row not in full]
     assert any(row["window"] for row in level) and len(full) == sum(row["window"] > 0 for row in level)
     for row in level:
         assert max(ends(row, "stateful")) < ends(row, "stateful")[0] + 0.06, length.key(row)

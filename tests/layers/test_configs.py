@@ -7,13 +7,19 @@ import pytest
 import torch
 
 from layers import (
+    GSA,
+    HGRN2,
     MIXERS,
     Attention,
     AttentionConfig,
     DenseConfig,
     FactorizationMemory,
+    GSAConfig,
+    HGRN2Config,
     Mamba2,
     Mamba2Config,
+    MoM,
+    MoMConfig,
     SparseConfig,
     mixers_with,
 )
@@ -59,6 +65,20 @@ from tests.support.mixers import VARIANTS
         (lambda: Mamba2(8, Mamba2Config(head_width=4, num_groups=3)), "num_groups must divide the 4 heads, got 3"),
         (lambda: Mamba2Config(state_width=0), "state_width must be a positive integer, got 0"),
         (lambda: Mamba2(8, Mamba2Config(head_width=4))(torch.zeros(2, 8)), r"x needs shape \[B, T, 8\], got \[2, 8\]"),
+        (lambda: HGRN2(8, HGRN2Config(head_width=3)), "head_width must divide expansion . d_model = 8, got 3"),
+        (lambda: GSA(8, GSAConfig(head_width=3, expansion=2)), "head_width must divide expansion . d_model = 16, got 3"),
+        (lambda: MoM(0), "d_model must be a positive integer, got 0"),
+        (lambda: GSA(8, GSAConfig(head_width=4), eps=0), "eps must be positive and finite, got 0"),
+        (lambda: HGRN2Config(num_slots=0), "num_slots must be a positive integer, got 0"),
+        (lambda: HGRN2Config(conv=-1), "conv must be a width, or 0 for none, got -1"),
+        (lambda: HGRN2Config(gate=1), "gate must be True or False, got 1"),
+        (lambda: HGRN2Config(lower_bound=0.0), "lower_bound must be positive and finite, got 0.0"),
+        (lambda: HGRN2Config(lower_bound=1.0), "lower_bound must be below 1, got 1.0"),
+        (lambda: GSAConfig(gate_root=0.0), "gate_root must be positive and finite, got 0.0"),
+        (lambda: MoMConfig(num_memories=0), "num_memories must be a positive integer, got 0"),
+        (lambda: MoMConfig(top_k=5), r"top_k must lie in \[1, num_memories = 4\], got 5"),
+        (lambda: MoMConfig(shared_memory=2), "shared_memory must be True or False, got 2"),
+        (lambda: MoMConfig(balance=-1.0), "balance must be finite and not negative, got -1.0"),
         (lambda: Attention(8, AttentionConfig(3)), "head_width must divide d_model = 8, got 3"),
         (lambda: Attention(8, AttentionConfig(1)), "head_width must be even for a transformer, got 1"),
         (lambda: AttentionConfig(window=-1), "window must be a number of tokens, or 0 for all, got -1"),
@@ -92,7 +112,7 @@ def test_options_are_the_defaults_of_a_model_and_what_is_given(name):
 
 
 def test_mixers_share_an_option_by_its_name():
-    assert mixers_with("num_slots") == ("fm", "fm-sparse") and mixers_with("gates") == ()
+    assert mixers_with("num_slots") == ("fm", "fm-sparse", "gsa", "hgrn2", "mom") and mixers_with("gates") == ()
     assert not [name for name, row in MIXERS.items() for f in dataclasses.fields(row.config) if f.name == "eps"]
 
 

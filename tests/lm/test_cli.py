@@ -160,10 +160,11 @@ def test_every_field_has_an_option():
 def test_the_help_says_whose_an_option_is_and_each_default():
     said = {flag.name: flag.help for flag in flags_of_models()}
     assert said["layers"] == "number of blocks (default: 4)"
-    assert said["slots"] == "fm, fm-sparse: memory slots a layer (default: 32)"
-    assert said["top-k"] == "fm-sparse: slots a token uses (default: a quarter of the slots)"
-    assert said["no-gate"] == "fm, fm-sparse: without the output gate"
-    assert said["expansion"].endswith("(default: 2); mamba2: inner width over the model's (default: 2)")
+    assert said["slots"].startswith("fm, fm-sparse: memory slots a layer (default: 32); ")
+    assert said["slots"].endswith("gsa, hgrn2: slots of a head (default: 32); mom: slots of a head (default: 6)")
+    assert said["top-k"].startswith("fm-sparse: slots a token uses (default: a quarter of the slots); mom: ")
+    assert said["no-gate"] == "fm, fm-sparse, gsa, hgrn2, mom: without the output gate"
+    assert said["expansion"].endswith("hgrn2, mamba2, mom: inner width over the model's (default: 2)")
 
 
 @pytest.mark.parametrize(
@@ -175,8 +176,8 @@ def test_the_help_says_whose_an_option_is_and_each_default():
         (["train", "--resume", "--out", "x", "--lr", "1", "--top-k", "2"], "leave out --top-k, --lr"),
         (["train", "--resume", "--overwrite"], "not allowed with"),
         (["train", "--mixer", "lstm"], "argument --mixer: invalid choice"),
-        (["train", "--mixer", "transformer", "--slots", "4"], "--slots is for --mixer fm or fm-sparse"),
-        (["train", "--mixer", "fm", "--top-k", "4"], "--top-k is for --mixer fm-sparse, not for fm"),
+        (["train", "--mixer", "transformer", "--slots", "4"], "--slots is for --mixer fm or fm-sparse or"),
+        (["train", "--mixer", "fm", "--top-k", "4"], "--top-k is for --mixer fm-sparse or mom, not for fm"),
         (["train", "--mixer", "mamba2", "--no-gate"], "--no-gate is for"),
         (["train", "--slots", "4", "--top-k", "5"], "--top-k must be None or lie in [1, --slots = 4], got 5"),
         (["train", "--tau", "0"], "--tau must be positive and finite, got 0.0"),
@@ -186,7 +187,7 @@ def test_the_help_says_whose_an_option_is_and_each_default():
         (["train", "--lr", "nan"], "lr must be greater than 0, got nan"),
         (["train", "--device", "abacus"], "--device abacus cannot be used here: "),
         (["train", "--device", "meta"], "--device meta cannot be used here: "),
-        (["train", "--mixer", "mamba2", "--balance", "0"], "--balance is for --mixer fm or fm-sparse, not for mamba2"),
+        (["train", "--mixer", "mamba2", "--balance", "0"], "--balance is for --mixer fm or fm-sparse or mom, not for mamba2"),
         (["train", "--mixer", "transformer", "--head-width", "3"], "--head-width must divide --width = 128, got 3"),
         (["train", "--width", "1" + 23 * "0"], "--width must be below 2**31, got 1000"),
         (["train", "--width", "1000000000"], "no model can be so large: "),

@@ -38,7 +38,7 @@ FAULTS = [
     ),
     *planted(
         LENGTH, f"{TESTS}::test_variants_and_windows_are_rows_of_their_own",
-        ("length: a variant counts as a seed", 'if row["model"] not in MIXERS:\n        words', "if False:\n        words"),
+        ("length: a variant counts as a seed", 'if row["model"] not in STUDIED:\n        words', "if False:\n        words"),
     ),
 ]
 # fmt: on

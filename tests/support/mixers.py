@@ -3,13 +3,19 @@
 import torch
 
 from layers import (
+    GSA,
+    HGRN2,
     MIXERS,
     Attention,
     AttentionConfig,
     DenseConfig,
     FactorizationMemory,
+    GSAConfig,
+    HGRN2Config,
     Mamba2,
     Mamba2Config,
+    MoM,
+    MoMConfig,
     SparseConfig,
     mixers_with,
 )
@@ -29,6 +35,9 @@ VARIANTS = {
     "attention, alibi, window": (Attention, AttentionConfig(head_width=4, positions="alibi", window=1)),
     "mamba2, groups": (Mamba2, Mamba2Config(state_width=3, head_width=4, num_groups=2, conv=1)),
     "mamba2, no convolution": (Mamba2, Mamba2Config(state_width=3, head_width=4, conv=0)),
+    "hgrn2, plain": (HGRN2, HGRN2Config(num_slots=3, head_width=4, lower_bound=0.25)),
+    "gsa, plain": (GSA, GSAConfig(num_slots=3, head_width=4, expansion=2, gate_root=2.0)),
+    "mom, none shared": (MoM, MoMConfig(num_slots=3, head_width=4, num_memories=3, top_k=1, shared_memory=False)),
 }
 FM = [name for name, (module, _) in VARIANTS.items() if module is FactorizationMemory]
 GROWING = [name for name, (module, _) in VARIANTS.items() if module is Attention]
