@@ -168,11 +168,12 @@ def test_one_head_is_factorization_memory_without_its_norm(batch, T, M, D, seed)
     torch.manual_seed(seed)
     theta, phi = torch.rand(2, batch, T, M, dtype=torch.float64).mul(0.9)
     value, state = (torch.randn(*shape, dtype=torch.float64) for shape in ((batch, T, D), (batch, M, D)))
-    one_head = (v.unsqueeze(2) for v in ((-theta).log1p(), phi, value))
-    y, end = gated_slots(*one_head, state[:, None])
-    for memory in (fast.factorization_memory, fm_loop):
-        want, want_end = memory(theta, phi, value, state, eps=FLAT)
-        assert error(y[:, :, 0], FLAT**0.5 * want) < 1e-10 and error(end[:, 0], want_end) < 1e-12
+    one_head = [v.unsqueeze(2) for v in ((-theta).log1p(), phi, value)]
+    for slots in (gated_slots, reference.gated_slots):
+        y, end = slots(*one_head, state[:, None])
+        for memory in (fast.factorization_memory, fm_loop):
+            want, want_end = memory(theta, phi, value, state, eps=FLAT)
+            assert error(y[:, :, 0], FLAT**0.5 * want) < 1e-10 and error(end[:, 0], want_end) < 1e-12
 
 
 @BOTH
