@@ -251,6 +251,6 @@ def _check_switch(**switches: bool) -> None:
 _MODEL = {"conv": 4, "gate": True}
 ROWS = (
     Mixer("hgrn2", "HGRN2", HGRN2, HGRN2Config, mlp_width=88, defaults=_MODEL | {"num_slots": 32, "expansion": 2}),
-    Mixer("gsa", "GSA", GSA, GSAConfig, mlp_width=196, defaults=_MODEL | {"num_slots": 32}),
+    Mixer("gsa", "GSA", GSA, GSAConfig, mlp_width=172, defaults=_MODEL | {"num_slots": 32, "head_width": 32}),
     Mixer("mom", "MoM", MoM, MoMConfig, mlp_width=124, defaults=_MODEL | {"num_slots": 6, "expansion": 2}),
 )
