@@ -57,7 +57,7 @@ class Sizes(NamedTuple):
         return Config.lenient(mixer, d_model=width, **self.config), Settings(seed=seed, **more)
 
 
-FULL = Sizes((32, 64, 112), 600, {"head_width": 16}, {}, 512)
+FULL = Sizes((32, 48, 80), 600, {"head_width": 16}, {}, 512)
 TINY = Sizes(
     (8, 16), 1, {"num_layers": 1, "num_slots": 4, "top_k": 2, "head_width": 8, "state_width": 4},
     {"batch": 2, "length": 8}, 2,

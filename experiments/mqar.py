@@ -35,8 +35,8 @@ VOCABULARY = 256  # 0 is the filler; keys lie below the half, values from it on
 HALF = VOCABULARY // 2
 POWER = 0.01  # a
 LONGEST = 256  # tokens of a sequence in training
-RIVALS = ("fm", "fm-sparse 8 of 32", "fm 128", "mamba2", "rotary", "none conv")
-DRAWN = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "fm 128")
+RIVALS = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv", "hgrn2", "gsa", "mom")
+DRAWN = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "gsa")
 
 
 class Sizes(NamedTuple):

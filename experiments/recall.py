@@ -95,6 +95,11 @@ _COMPARED = (
     Rival("fm 16", "FM, 16 slots", "fm", {"num_slots": 16}),
     Rival("fm-sparse 4 of 16", "FM, 4 of 16 slots", "fm-sparse", {"num_slots": 16, "top_k": 4}),
 )  # fmt: skip
+_NEIGHBOURS = (
+    Rival("hgrn2", "HGRN2", "hgrn2", {"num_slots": 32, "head_width": 128}),
+    Rival("gsa", "GSA", "gsa", {"num_slots": 32, "head_width": 68}, width=68),
+    Rival("mom", "MoM, 2 of 4 memories and a shared one", "mom", {"num_slots": 6, "head_width": 128}),
+)
 _VARIANTS = (
     Rival("no update rate", "FM with η = 1", "fm", _FM, module=NoUpdateRate),
     Rival("no merge rate", "FM with μ = 1", "fm", _FM, module=NoMergeRate),
@@ -157,6 +162,7 @@ _TRAINED = (
 RATES = (1e-3, 3e-3, 1e-2)  # searched; all learn at 3e-3, which in the mean over seeds is best for Mamba-2 too
 RIVALS = (
     _COMPARED
+    + _NEIGHBOURS
     + _VARIANTS
     + _TRAINED
     + _SLOTS
@@ -556,6 +562,11 @@ def _by_slots(found: tuple[Rival, list[dict]]) -> tuple[int, int]:
     return options.get("num_slots", 0), -options.get("top_k", options.get("num_slots", 0))
 
 
+def neighbours(result: dict) -> str:
+    """FM, and memories of gated slots with a state as large, in the same block."""
+    return table(result, (rival_of("fm"), rival_of("fm-sparse 8 of 32"), *_NEIGHBOURS))
+
+
 def helped(result: dict) -> str:
     """What noise, balance and temperature do for sparse slots that learn badly."""
     return table(result, (rival_of("fm-sparse 4 of 16"), *_HELPED))
@@ -673,6 +684,6 @@ def _stored_means(result: dict, pairs: int) -> dict[str, dict[int, float]]:
 
 TABLES = {
     "shares": table, "waste": waste, "harder": harder, "rates": rates, "trained": trained, "matters": matters,
-    "slots": slots, "helped": helped,
+    "slots": slots, "helped": helped, "neighbours": neighbours,
 }  # fmt: skip
 EXPERIMENT = Experiment("recall", measure, TABLES, {"recall.png": draw}, options=options)

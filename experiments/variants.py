@@ -31,8 +31,8 @@ class NoMergeRate(FactorizationMemory):
 class TwoRouters(FactorizationMemory):
     """phi has an affinity of its own, of a second router."""
 
-    def __init__(self, d_model: int, config: DenseConfig | None = None):
-        super().__init__(d_model, config)
+    def __init__(self, d_model: int, config: DenseConfig | None = None, *, eps: float = 1e-6):
+        super().__init__(d_model, config, eps=eps)
         self.read_router = nn.Linear(d_model, self.num_slots, bias=False)
         nn.init.normal_(self.read_router.weight, std=(3 / d_model) ** 0.5)
 

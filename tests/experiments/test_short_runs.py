@@ -29,6 +29,14 @@ def test_every_change_is_trained_with_what_it_says():
     assert all(change.seeds == 3 for name, change in CHANGES.items() if not name.startswith("settings"))
 
 
+@pytest.mark.parametrize("name", [name for name in CHANGES if not name.startswith("settings")])
+def test_every_change_can_be_trained(name, monkeypatch):
+    """Its layer takes what a model gives it, and what its slots do is told where it has slots."""
+    monkeypatch.setattr(short_runs, "train", lambda config, *_, quiet: LanguageModel(config).eval())
+    slots = CHANGES[name].options["mixer"] in ("fm", "fm-sparse")
+    assert ("slots" in short_runs.one_run(name, 0, TINY._replace(windows=1))) == slots
+
+
 def test_a_run_has_the_layer_of_its_change_and_no_other_keeps_it(monkeypatch):
     seen = []
 
