@@ -27,11 +27,13 @@ bench: $(READY) ## the speed of the dense and the sparse form on this machine, a
 	$(BIN)/python -m experiments speed_sparse
 	$(BIN)/python -m experiments cost
 
-studies: $(READY) ## recall, length on text, loss against compute, search of settings: hours of two cores, resumable
+studies: $(READY) ## recall, length on text, short runs, MQAR, loss against compute: hours of two cores, resumable
 	$(BIN)/python -m experiments recall
 	$(BIN)/python -m experiments length
 	$(BIN)/python -m experiments compute
-	$(BIN)/python -m experiments settings
+	$(BIN)/python -m experiments recall_in_text
+	$(BIN)/python -m experiments mqar
+	$(BIN)/python -m experiments short_runs
 
 results: $(READY) ## the tables and figures of all that is stored
 	$(BIN)/python -m experiments --draw

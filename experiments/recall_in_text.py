@@ -41,7 +41,7 @@ BYTES = 256
 LETTERS = torch.tensor([*string.ascii_letters.encode()])
 LINE = 5  # bytes of #k=v and a new line
 VALUE = 3  # the place of the value in it
-PAIRS = 8  # of the tests
+PAIRS = 4  # of the tests
 RIVALS = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv")
 
 
@@ -55,7 +55,7 @@ class Sizes(NamedTuple):
     sequences: int  # of a test; a quarter as many where gaps are long
 
 
-FULL = Sizes(2000, 32, 160, (2, 4, 8), 64, (16, 64, 256, 1024, 4096, 16384), 64)
+FULL = Sizes(3000, 32, 128, (2, 4), 64, (16, 64, 256, 1024, 4096, 16384), 64)
 TINY = Sizes(2, 4, 40, (1, 2), 8, (8, 16), 4)
 
 

@@ -115,7 +115,7 @@ CHANGES = {change.name: change for change in (*_PARTS, *_SLOTS, *_OTHERS, *_SETT
 def one_run(name: str, seed: int, sizes: Sizes) -> dict:
     """Bits per byte on the validation split, by position, after a short run with one change; and what slots do."""
     change, corpus = CHANGES[name], read_corpus()
-    given = change.options | sizes.options | {"evaluate_every": sizes.steps, "steps": sizes.steps, "seed": seed}
+    given: dict[str, Any] = change.options | sizes.options | {"evaluate_every": sizes.steps, "steps": sizes.steps, "seed": seed}
     settings = {key: given.pop(key) for key in asdict(Settings()) if key in given}
     config, row = Config.lenient(**given), MIXERS[change.options["mixer"]]
     began = time.perf_counter()
