@@ -6,8 +6,9 @@ from importlib import import_module
 from experiments import length
 from experiments.frame import Experiment, Run, stored
 from experiments.recall import SHOWN
+from experiments.short_runs import CHANGES
 
-SOURCES = ("length", "recall", "speed_dense", "speed_sparse")
+SOURCES = ("length", "recall", "short_runs", "speed_dense", "speed_sparse")
 
 
 def load() -> dict:
@@ -49,10 +50,11 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
         (
             "Sparse is as good as dense",
             f"text, at 129–256: {text.at(256, 'fm-sparse', 'fm')}. "
+            f"Short runs on text: {_short(result['short_runs'], 'fm 128', '32 of 128', '8 of 128', '4 of 128')}. "
             f"Recall after 64: {told.at(64, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}; "
             f"after 65,536: {told.at(65536, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}",
             f"text: {text.seeds('fm-sparse', 'fm')}; recall: {told.seeds('fm-sparse 8 of 32', 'fm')}",
-            "M ≥ 128, of which the paper speaks: not trained here",
+            "M ≥ 128, of which the paper speaks, beyond 0.8 MB of text",
         ),
         (
             "Sparse touches less",
@@ -72,6 +74,12 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
 
 def _over_dense(row: dict) -> float:
     return row["chunked both"] / row["walk both"]
+
+
+def _short(result: dict, *names: str) -> str:
+    """Bits per byte at 129–256 after a short run, by change: the mean over seeds, with their range."""
+    found = {name: [row["129-256"][0] for row in result["rows"] if row["change"] == name] for name in names}
+    return ", ".join(f"{CHANGES[name].title} {length.spread(values, 3)}" for name, values in found.items())
 
 
 class Text:

@@ -119,7 +119,7 @@ _VARIANTS = (
         module=GateWithoutNorm,
     ),
 )
-_SLOTS = (
+SLOTS = (
     *(Rival(f"fm {slots}", f"FM, {slots} slots", "fm", {"num_slots": slots}) for slots in (8, 64, 128)),
     *(
         Rival(
@@ -165,7 +165,7 @@ RIVALS = (
     + _NEIGHBOURS
     + _VARIANTS
     + _TRAINED
-    + _SLOTS
+    + SLOTS
     + _HELPED
     + tuple(
         replace(rival, name=f"{rival.name} {rate:g}", lr=rate, of=rival.name)
@@ -547,7 +547,7 @@ def slots(result: dict) -> str:
     head = ["", "parameters", "state", "seeds", "steps to 0.95"]
     head += [f"{pairs} pairs after {int(gap):,}" for pairs, gap in asked]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for rival, rows in sorted(by_rival(result, _COMPARED + _SLOTS), key=_by_slots):
+    for rival, rows in sorted(by_rival(result, _COMPARED + SLOTS), key=_by_slots):
         if rival.mixer in ("fm", "fm-sparse") and rival.name != "fm plain":
             cells = [rival.title, f"{rows[0]['parameters']:,}", f"{rows[0]['state']:,}", str(len(rows))]
             cells += [steps_to(0.95, rows)]

@@ -57,7 +57,7 @@ FULL = Sizes(200, 2048, None, {})
 TINY = Sizes(1, 2048, 2, {"d_model": 16, "num_layers": 1, "num_slots": 8, "top_k": 2, "head_width": 8})
 
 _CHOSEN = {"mixer": "fm-sparse", "num_slots": 32, "top_k": 8, "temperature": 0.5}
-_SETTINGS = tuple(
+SETTINGS = tuple(
     Change(f"settings {title}", title, _CHOSEN | options, seeds=1)
     for title, options in (
         ("fm-sparse, K 8 of 32, τ 0.5", {}),
@@ -109,13 +109,15 @@ _SLOTS = (
     ),
 )  # fmt: skip
 _OTHERS = (_BASE, *(Change(name, MIXERS[name].title, {"mixer": name}) for name in MIXERS if name != "fm"))
-CHANGES = {change.name: change for change in (*_PARTS, *_SLOTS, *_OTHERS, *_SETTINGS)}
+CHANGES = {change.name: change for change in (*_PARTS, *_SLOTS, *_OTHERS, *SETTINGS)}
 
 
 def one_run(name: str, seed: int, sizes: Sizes) -> dict:
     """Bits per byte on the validation split, by position, after a short run with one change; and what slots do."""
     change, corpus = CHANGES[name], read_corpus()
-    given: dict[str, Any] = change.options | sizes.options | {"evaluate_every": sizes.steps, "steps": sizes.steps, "seed": seed}
+    given: dict[str, Any] = (
+        change.options | sizes.options | {"evaluate_every": sizes.steps, "steps": sizes.steps, "seed": seed}
+    )
     settings = {key: given.pop(key) for key in asdict(Settings()) if key in given}
     config, row = Config.lenient(**given), MIXERS[change.options["mixer"]]
     began = time.perf_counter()
@@ -221,7 +223,7 @@ def rows_of(result: dict, changes: tuple[Change, ...]) -> list[tuple[Change, lis
 def settings(result: dict) -> str:
     """The runs that chose the settings, one seed each."""
     lines = ["| change | parameters | state bytes | 129–256 | 1,025–2,048 |", "| --- " * 5 + "|"]
-    for change, rows in rows_of(result, _SETTINGS):
+    for change, rows in rows_of(result, SETTINGS):
         cells = [change.title, f"{rows[0]['parameters']:,}", f"{rows[0]['state bytes']:,}"]
         cells += [spread([row[at][0] for row in rows], 3) for at in (NEAR, FAR)]
         lines.append(f"| {' | '.join(cells)} |")

@@ -56,7 +56,7 @@ def test_what_is_said_without_a_number_is_true_of_the_stored_runs():
     assert len(runs["fm"]) == 3 and all(run["65536"] > 0.95 for run in runs["fm"])
 
 
-@pytest.mark.parametrize("change", ["length", "recall", "speed_dense", "speed_sparse"])
+@pytest.mark.parametrize("change", ["length", "recall", "short_runs", "speed_dense", "speed_sparse"])
 def test_every_source_is_in_the_table(change):
     result = claims.load()
     before, result = claims.table(result), deepcopy(result)

@@ -10,7 +10,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from experiments import EXPERIMENTS, frame, settings, speed_sparse
+from experiments import EXPERIMENTS, frame, short_runs, speed_sparse
 
 ALONE = {"demo", "kernel_builds", "speed_gpu"}  # what they do depends on what Python was started with
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
@@ -74,7 +74,8 @@ def test_every_stored_result_is_an_experiments():
 
 
 def test_all_settings_were_tried():
-    assert [row["change"] for row in frame.stored(settings.EXPERIMENT)["rows"]] == settings.VARIANTS
+    rows = short_runs.rows_of(frame.stored(short_runs.EXPERIMENT), short_runs.SETTINGS)
+    assert [change for change, _ in rows] == [*short_runs.SETTINGS]
 
 
 def on_one_line(page) -> str:

@@ -122,7 +122,7 @@ def test_a_model_may_be_read_in_parts_and_knows_nothing_at_first(rival):
 
 def test_rivals_are_of_about_one_size():
     """But for one, which asks what the width of another does, and those with other numbers of slots."""
-    others = {"no conv, no gate", *(rival.name for rival in recall._SLOTS)}
+    others = {"no conv, no gate", *(rival.name for rival in recall.SLOTS)}
     sizes = [rival.model().num_parameters() for rival in RIVALS if rival.name not in others]
     assert max(sizes) < 1.17 * min(sizes)
     assert len({rival.name for rival in RIVALS}) == len(RIVALS)
