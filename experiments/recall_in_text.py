@@ -31,7 +31,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.frame import Experiment, Run, UsageError, about, study
 from experiments.length import spread
-from experiments.recall import LONG, Model, Rival, cell, gap_axes, rival_of
+from experiments.recall import FAINT, LONG, Model, Rival, cell, gap_axes, rival_of, without_faint_writes
+from layers import MIXERS, FactorizationMemory
 from lm.data import read_corpus
 from lm.plots import STYLES, TEXT
 from lm.run import Settings
@@ -162,10 +163,17 @@ def one_run(name: str, seed: int, sizes: Sizes) -> dict:
         str(gap): answers(model, gap, sizes.sequences // (4 if gap >= LONG else 1))._asdict()
         for gap in sizes.gaps if gap <= rival.farthest
     }  # fmt: skip
-    return {
+    row: dict[str, Any] = {
         "rival": name, "seed": seed, "parameters": model.num_parameters(), "state": model.state_numbers(1024),
         "seconds": round(time.perf_counter() - began, 1), "curve": curve, "answers": found,
     }  # fmt: skip
+    if MIXERS[rival.mixer].module is FactorizationMemory:
+        with without_faint_writes(model):
+            row["without faint writes"] = {
+                str(gap): answers(model, gap, sizes.sequences // (4 if gap >= LONG else 1))._asdict()
+                for gap in sizes.gaps
+            }
+    return row
 
 
 # --- the study -------------------------------------------------------------------------------------------------
@@ -218,6 +226,11 @@ def table(result: dict) -> str:
         cells += [cell([row["answers"].get(gap, {}).get("share") for row in rows]) for gap in gaps]
         between = [row["answers"]["1024"]["text"] for row in rows if "1024" in row["answers"]]
         lines.append(f"| {' | '.join([*cells, spread(between)])} |")
+        if all("without faint writes" in row for row in rows):
+            cells = [f"the same, no writes below {FAINT:g}", "", ""]
+            cells += [cell([row["without faint writes"][gap]["share"] for row in rows]) for gap in gaps]
+            between = [row["without faint writes"].get("1024", {}).get("text") for row in rows]
+            lines.append(f"| {' | '.join([*cells, spread([bits for bits in between if bits])])} |")
     return "\n".join(lines)
 
 
