@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import nn
 
 from experiments.frame import SEED, Experiment, Run, UsageError, about, study
@@ -266,7 +267,10 @@ def draw(result: dict, path: Path) -> None:
         axes.plot(flops, means, color=colour, linestyle=dash, linewidth=2, marker=marker, label=MIXERS[mixer].title)
         for rows in sizes.values():
             axes.plot([row["flops"] for row in rows], bits(rows), marker, color=colour, alpha=0.4, markersize=5)
-    axes.set(xscale="log", yscale="log", xlabel="FLOPs of training", ylabel="loss (bits per byte)")
+    axes.set(xscale="log", yscale="log", xlabel="FLOPs of training, 10¹²", ylabel="loss (bits per byte)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda flops, _: f"{flops / 1e12:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     found = bits(result["rows"])
     ticks = [k / 4 for k in range(math.ceil(4 * min(found)), math.floor(4 * max(found)) + 1)]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])

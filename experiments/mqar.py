@@ -187,7 +187,9 @@ def draw(result: dict, path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set(xlabel="pairs told", ylabel="share of values that are right", ylim=(-0.02, 1.04))
     axes.set_xticks(pairs, [str(n) for n in pairs])
-    axes.set_title("How many pairs a state holds")
+    rival, rows = found[0]
+    share = fmean(row["accuracy"][tasks[-1]][2] for row in rows)
+    axes.set_title(f"Of {pairs[-1]} pairs, {rival.title} name {share:.0%} of the values")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110, format="png")
 

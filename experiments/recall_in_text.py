@@ -247,7 +247,11 @@ def draw(result: dict, path: Path) -> None:
         axes.fill_between(at, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
     gap_axes(axes, [*FULL.gaps], FULL.gap, luck=1 / len(LETTERS))
     axes.set(xlabel="bytes of text between a definition and its use")
-    axes.set_title(f"Who still knows {PAIRS} names after other text")
+    rival, rows = by_rival(result)[0]
+    shown = {int(gap): fmean(row["answers"][gap]["share"] for row in rows) for gap in rows[0]["answers"]}
+    lost = next((gap for gap, share in shown.items() if share < max(shown.values()) / 2), None)
+    after = "hold their names through all of it" if lost is None else f"have lost half of their names by {lost:,} bytes"
+    axes.set_title(f"{rival.title}: they {after}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110, format="png")
 
