@@ -551,7 +551,7 @@ def slots(result: dict) -> str:
         if rival.mixer in ("fm", "fm-sparse") and rival.name != "fm plain":
             cells = [rival.title, f"{rows[0]['parameters']:,}", f"{rows[0]['state']:,}", str(len(rows))]
             cells += [steps_to(0.95, rows)]
-            cells += [cell([row["recall"][str(pairs)].get(gap) for row in rows]) for pairs, gap in asked]
+            cells += [cell([row["recall"].get(str(pairs), {}).get(gap) for row in rows]) for pairs, gap in asked]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
