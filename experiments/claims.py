@@ -25,6 +25,7 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
     decode = next(row for row in result["speed_dense"]["rows"] if row["what"].startswith("decode"))
     quarter = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 32))
     few = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 4))
+    many = ("fm 128", "32 of 128", "8 of 128", "4 of 128")
     windowed = f"{text.at(16384, 'transformer')}, {text.windowed(16384)}"
     return [
         (
@@ -50,10 +51,12 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
         (
             "Sparse is as good as dense",
             f"text, at 129–256: {text.at(256, 'fm-sparse', 'fm')}. "
-            f"Short runs on text: {_short(result['short_runs'], 'fm 128', '32 of 128', '8 of 128', '4 of 128')}. "
+            f"Short runs on text: {_short(result['short_runs'], *many)}. "
             f"Recall after 64: {told.at(64, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}; "
-            f"after 65,536: {told.at(65536, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}",
-            f"text: {text.seeds('fm-sparse', 'fm')}; recall: {told.seeds('fm-sparse 8 of 32', 'fm')}",
+            f"after 65,536: {told.at(65536, 'fm-sparse 8 of 32', 'fm-sparse stretched', 'fm')}, "
+            f"{told.at(65536, 'fm-sparse 4 of 16', 'fm 16')}",
+            f"text: {text.seeds('fm-sparse', 'fm')}; short runs: {_short_seeds(result['short_runs'], *many)}; "
+            f"recall: {told.seeds('fm-sparse 8 of 32', 'fm-sparse stretched', 'fm')}",
             "M ≥ 128, of which the paper speaks, beyond 0.8 MB of text",
         ),
         (
@@ -80,6 +83,10 @@ def _short(result: dict, *names: str) -> str:
     """Bits per byte at 129–256 after a short run, by change: the mean over seeds, with their range."""
     found = {name: [row["129-256"][0] for row in result["rows"] if row["change"] == name] for name in names}
     return ", ".join(f"{CHANGES[name].title} {length.spread(values, 3)}" for name, values in found.items())
+
+
+def _short_seeds(result: dict, *names: str) -> str:
+    return _seeds([row["change"] for row in result["rows"]].count(name) for name in names)
 
 
 class Text:
@@ -134,7 +141,7 @@ TITLES = {
     "fm": "FM", "fm-sparse": "sparse FM", "mamba2": "Mamba-2", "transformer": "Transformer", "rotary": "rotary",
     "none": "no positions", "alibi": "ALiBi", "none conv": "no positions with a convolution",
     "mamba2 stretched": "Mamba-2 trained on longer gaps", "fm-sparse 8 of 32": "8 of 32 slots",
-    "fm-sparse 4 of 16": "4 of 16", "fm 16": "all 16",
+    "fm-sparse 4 of 16": "4 of 16", "fm-sparse stretched": "8 of 32 trained on longer gaps", "fm 16": "all 16",
 }  # fmt: skip
 
 
