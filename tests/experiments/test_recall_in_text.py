@@ -39,7 +39,7 @@ def test_orders_and_values_differ():
 
 
 class Oracle:
-    """Knows every definition it has read but those of letters with even codes; is sure of that, else of nothing."""
+    """Knows every definition of a letter with an odd code, and that = follows a letter; else it is sure of nothing."""
 
     def __call__(self, tokens, state=None):
         tables = state or [{} for _ in tokens]
@@ -51,6 +51,8 @@ class Oracle:
                 if last[0] == ord("#") and last[2] == ord("=") and last[1] % 2:
                     table[last[1]] = token
                 x[b, t] = table.get(last[2], 0) if token == ord("=") and last[1] == ord("#") else 0
+                if last[2] == ord("#"):
+                    x[b, t] = ord("=")  # definitions are cheap, and no part of the text between
         return x, tables
 
     def head(self, x):
