@@ -11,7 +11,6 @@ takes twice its forward. Norms, activations and the softmax are left out.
 
 import argparse
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import nn
 
-from experiments.frame import SEED, Experiment, Run, UsageError, about, study
+from experiments.frame import SEED, Experiment, Run, UsageError, about, asked_for, study, study_options
 from experiments.length import spread
 from layers import MIXERS, AttentionConfig, DenseConfig, Mamba2Config
 from lm import pretrained
@@ -150,16 +149,13 @@ def one_run(mixer: str, width: int, seed: int, *, sizes: Sizes) -> dict:
 
 
 def measure(run: Run) -> dict:
-    sizes, options = (TINY if run.tiny else FULL), run.options
-    for name in ("seeds", "processes"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    sizes = TINY if run.tiny else FULL
+    mixers, seeds = asked_for(run, pretrained.comparable())
     rate = Settings(**sizes.settings)
     how = {"tokens over width squared": sizes.tokens, "bytes a window": rate.length, "windows a step": rate.batch}
     known = about(asdict(text().description()), threads=1, lr=rate.lr, windows=sizes.windows, **how, **sizes.config)
-    mixers = [*pretrained.comparable()]
-    wanted = [(mixer, w, seed) for seed in range(options.seeds) for w in sizes.widths for mixer in mixers]
-    return study(run, known, wanted, partial(one_run, sizes=sizes), key, place, said, options.processes)
+    wanted = [(mixer, width, seed) for seed in seeds for width in sizes.widths for mixer in mixers]
+    return study(run, known, wanted, partial(one_run, sizes=sizes), key, place, said, run.options.processes)
 
 
 def key(row: dict) -> tuple[str, int, int]:
@@ -176,8 +172,7 @@ def said(row: dict) -> str:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each mixer and size (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
+    study_options(parser, "mixer and size", only=False)
 
 
 # --- what shows it ---------------------------------------------------------------------------------------------

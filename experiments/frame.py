@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 SEED = 0
 CLOSING = "<!-- end -->"
+MACHINE = ("on", "triton")  # of what a result is about: what the losses of models on a CPU do not depend on
 
 Name = TypeVar("Name")
 
@@ -87,15 +88,19 @@ class Run:
         """What an earlier run stored so far if it was about the same, else the empty result, and it says why.
 
         anywhere: an earlier run may be of another machine, as where no figure is a time. `also_here` then names both.
+        Such runs take hours, so nothing takes the place of what is stored: where that is about something else, it is
+        a UsageError.
         """
         path = self.folder / f"{self.experiment.name}.json"
         if not path.exists():
             return empty
         found, wanted = json.loads(path.read_text(encoding="utf-8")), as_stored(empty["about"])
         unlike = [key for key in {**found["about"], **wanted} if found["about"].get(key) != wanted.get(key)]
-        unlike = [key for key in unlike if not (anywhere and key == "on")]
+        unlike = [key for key in unlike if not (anywhere and key in MACHINE)]
+        values = ", ".join(f"{key} is {wanted.get(key)}, was {found['about'].get(key)}" for key in unlike)
+        if unlike and anywhere:
+            raise UsageError(f"{path} is of another run, --out must name another folder: {values}")
         if unlike:
-            values = ", ".join(f"{key} is {wanted.get(key)}, was {found['about'].get(key)}" for key in unlike)
             print(f"{path.name} is of another run, so this one begins anew: {values}", flush=True)
         return empty if unlike else found
 
@@ -192,6 +197,29 @@ def study(
         also_here(result)
         run.save(result)
     return result
+
+
+def study_options(parser: argparse.ArgumentParser, what: str, only: bool = True) -> None:
+    """Of a command that makes the runs of a study, each of one `what`."""
+    if only:
+        parser.add_argument("--only", nargs="*", default=[], metavar=what.upper(), help=f"some {what}s (default: all)")
+    parser.add_argument("--seeds", type=int, default=3, help=f"runs of a {what} (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
+
+
+def asked_for(run: Run, names: Iterable[str], tiny: Sequence[str] = ()) -> tuple[list[str], range]:
+    """The names and the seeds that a command asks for, or a UsageError. tiny: the names of a tiny run, of one seed."""
+    options, names = run.options, [*names]
+    for option in ("seeds", "processes"):
+        if getattr(options, option) < 1:
+            raise UsageError(f"--{option} must be at least 1, got {getattr(options, option)}")
+    only = getattr(options, "only", [])
+    for name in only:
+        if name not in names:
+            raise UsageError(f"--only must name some of {', '.join(names)}, got {name!r}")
+    if run.tiny and tiny:
+        return [*tiny], range(1)
+    return only or names, range(options.seeds)
 
 
 def stored(experiment: Experiment) -> dict:

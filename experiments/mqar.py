@@ -9,33 +9,29 @@ The models are those of experiments/recall.py. Every run is stored as it ends, a
 """
 
 import argparse
-import os
 import time
 from collections.abc import Iterator
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import matplotlib
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
-from experiments.frame import Experiment, Run, UsageError, about, study
-from experiments.recall import Model, Rival, cell, rival_of, steps_to
+from experiments.frame import Experiment, Run, about, asked_for, study, study_options
+from experiments.recall import Model, Rival, by_rival, cell, key, learn, place, rival_of, steps_to
 from lm.plots import STYLES, TEXT
-from lm.run import Settings
-from lm.train import optimizer_for
 
 VOCABULARY = 256  # 0 is the filler; keys lie below the half, values from it on
 HALF = VOCABULARY // 2
 POWER = 0.01  # a
 LONGEST = 256  # tokens of a sequence in training
 RIVALS = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv", "hgrn2", "gsa", "mom")
+ASKED = tuple(map(rival_of, RIVALS))
 DRAWN = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "gsa")
 
 
@@ -75,26 +71,17 @@ def sequences(generator: torch.Generator, count: int, length: int, pairs: int) -
 
 
 def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, Model]]:
-    """Every hundred steps and at the end: the step, the mean loss since the last, the model."""
-    torch.manual_seed(seed)
-    model, generator = rival.model(VOCABULARY), torch.Generator().manual_seed(1000 + seed)
-    settings = Settings(steps=sizes.steps, lr=rival.lr, warmup=min(100, sizes.steps // 2))
-    optimizer = optimizer_for(cast(Any, model), settings)
-    scheduler, losses = LambdaLR(optimizer, settings.rate), []
-    for step, (length, pairs) in enumerate(islice(cycle(sizes.trained), sizes.steps), 1):
+    """`recall.learn`, from the loss of the values."""
+
+    def losses_of(model: Model, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        length, pairs = sizes.trained[(step - 1) % len(sizes.trained)]
         tokens, right = sequences(generator, sizes.batch, length, pairs)
-        x, _ = model.train()(tokens)
+        x, _ = model(tokens)
         asked = right >= 0
         loss = F.cross_entropy(model.head(x[asked]), right[asked])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
-        scheduler.step()
-        losses.append(loss.item())
-        if step % 100 == 0 or step == sizes.steps:
-            yield step, fmean(losses), model.eval()
-            losses = []
+        return loss, loss
+
+    return learn(rival, seed, sizes.steps, losses_of, VOCABULARY)
 
 
 @torch.no_grad()
@@ -124,29 +111,15 @@ def one_run(name: str, seed: int, sizes: Sizes) -> dict:
 
 
 def measure(run: Run) -> dict:
-    sizes, names = (TINY if run.tiny else FULL), run.options.only or [*RIVALS]
-    unknown = [name for name in names if name not in RIVALS]
-    if unknown:
-        raise UsageError(f"--only must name some of {', '.join(RIVALS)}, got {unknown[0]!r}")
-    if run.tiny:
-        names = ["fm", "mamba2"]
+    sizes = TINY if run.tiny else FULL
+    names, seeds = asked_for(run, RIVALS, ("fm", "mamba2"))
     known = about(None, threads=1, **{"steps": sizes.steps, "sequences a step": sizes.batch})
-    wanted = [(name, seed) for seed in range(1 if run.tiny else run.options.seeds) for name in names]
+    wanted = [(name, seed) for seed in seeds for name in names]
     return study(run, known, wanted, partial(one_run, sizes=sizes), key, place, said, run.options.processes)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="*", default=[], metavar="RIVAL", help="some of the rivals; all by default")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
-
-
-def key(row: dict) -> tuple[str, int]:
-    return row["rival"], row["seed"]
-
-
-def place(row: dict) -> tuple[int, int]:
-    return RIVALS.index(row["rival"]), row["seed"]
+    study_options(parser, "rival")
 
 
 def said(row: dict) -> str:
@@ -154,17 +127,12 @@ def said(row: dict) -> str:
     return f"{row['rival']}, seed {row['seed']}, {row['seconds']:.0f} s: {shares}"
 
 
-def by_rival(result: dict) -> list[tuple[Rival, list[dict]]]:
-    rows = [(rival_of(name), [row for row in result["rows"] if row["rival"] == name]) for name in RIVALS]
-    return [(rival, of_it) for rival, of_it in rows if of_it]
-
-
 def table(result: dict) -> str:
     """Shares of right values: the mean over seeds, lowest to highest."""
     tasks = [task[:2] for task in result["rows"][0]["accuracy"]]
     head = ["", "parameters", "state", "seeds", "steps to 0.95", *(f"{n} pairs in {L:,}" for L, n in tasks)]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for rival, rows in by_rival(result):
+    for rival, rows in by_rival(result, ASKED):
         state = "grows" if rival.mixer == "transformer" else f"{rows[0]['state']:,}"
         cells = [rival.title, f"{rows[0]['parameters']:,}", state, str(len(rows)), steps_to(0.95, rows)]
         cells += [cell([row["accuracy"][i][2] for row in rows]) for i in range(len(tasks))]
@@ -177,7 +145,7 @@ def draw(result: dict, path: Path) -> None:
     """Accuracy by the number of pairs, mean and range over seeds."""
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     axes = figure.subplots()
-    found = [(rival, rows) for rival, rows in by_rival(result) if rival.name in DRAWN]
+    found = [(rival, rows) for rival, rows in by_rival(result, ASKED) if rival.name in DRAWN]
     for (rival, rows), (colour, dash, marker) in zip(found, STYLES, strict=False):
         tasks = [i for i, (length, _, _) in enumerate(rows[0]["accuracy"]) if length <= LONGEST]
         pairs = [rows[0]["accuracy"][i][1] for i in tasks]
@@ -189,7 +157,7 @@ def draw(result: dict, path: Path) -> None:
     axes.set_xticks(pairs, [str(n) for n in pairs])
     rival, rows = found[0]
     share = fmean(row["accuracy"][tasks[-1]][2] for row in rows)
-    axes.set_title(f"Of {pairs[-1]} pairs, {rival.title} name {share:.0%} of the values")
+    axes.set_title(f"{rival.title}: {share:.0%} of {pairs[-1]} values are right")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110, format="png")
 

@@ -11,7 +11,6 @@ the sequences that they are trained on. All are tested on the same sequences.
 
 import argparse
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,8 +29,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.frame import Experiment, Run, UsageError, about, study
-from experiments.variants import GateWithoutNorm, NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
+from experiments.frame import Experiment, Run, about, asked_for, study, study_options
+from experiments.variants import NoGateNorm, NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
 from layers import MIXERS, FactorizationMemory
 from layers.router import Routing
 from layers.short_convolution import ShortConvolution
@@ -69,8 +68,8 @@ class Rival:
     of: str = ""
     module: type[nn.Module] | None = None  # in place of the mixer's, of which it is a variant
 
-    def model(self, vocabulary: int | None = None) -> "Model":
-        return Model(self, VOCABULARY if vocabulary is None else vocabulary)
+    def model(self, vocabulary: int = VOCABULARY) -> "Model":
+        return Model(self, vocabulary)
 
 
 # As many parameters take more width where there are fewer projections.
@@ -110,13 +109,13 @@ _VARIANTS = (
     Rival("no gate", "FM without the gate", "fm", _PLAIN | {"conv": 4}, width=80),
     Rival("conv first", "FM with the convolution before the router", "fm", _FM | {"conv": 0}, conv=4),
     Rival("no conv, no gate", "FM without the convolution and the gate, no wider", "fm", _PLAIN),
-    Rival("gate alone", "FM with the gate, but no norm after it", "fm", _FM, module=GateWithoutNorm),
+    Rival("no gate norm", "FM without the norm after the gate", "fm", _FM, module=NoGateNorm),
     Rival(
-        "gate alone, no conv",
-        "FM without the convolution, with the gate, but no norm after it",
+        "no conv, no gate norm",
+        "FM without the convolution and the norm after the gate",
         "fm",
         _FM | {"conv": 0},
-        module=GateWithoutNorm,
+        module=NoGateNorm,
     ),
 )
 SLOTS = (
@@ -176,6 +175,7 @@ RIVALS = (
 )
 
 
+NAMES = [rival.name for rival in RIVALS]
 WORDS = {  # what no model was trained for
     "phrase": "8 pairs, a phrase of 8 fillers repeats for {gap:,} tokens",
     "pairs": "4 pairs, then {others} pairs of other keys",
@@ -294,31 +294,46 @@ class Model(nn.Module):
 # --- one run ---------------------------------------------------------------------------------------------------
 
 
-def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, Model]]:
-    """Every hundred steps and at the end: the step, the mean loss since the last, the model."""
+def learn(
+    rival: Rival, seed: int, steps: int, losses_of: Callable[[Model, int, torch.Generator], tuple[Tensor, Tensor]],
+    vocabulary: int = VOCABULARY,
+) -> Iterator[tuple[int, float, Model]]:  # fmt: skip
+    """Every hundred steps and at the end: the step, the mean loss since the last, the model.
+
+    losses_of(model, step, generator) -> the loss that is learned from, and the one that is shown.
+    """
     torch.manual_seed(seed)
-    model, generator = rival.model(), torch.Generator().manual_seed(1000 + seed)
-    steps = rival.times * sizes.steps
+    model, generator = rival.model(vocabulary), torch.Generator().manual_seed(1000 + seed)
     settings = Settings(steps=steps, lr=rival.lr, warmup=min(100, steps // 2))
     optimizer = optimizer_for(cast(Any, model), settings)
     scheduler, losses = LambdaLR(optimizer, settings.rate), []
     for step in range(1, steps + 1):
-        pairs = sizes.pairs[step % len(sizes.pairs)]
-        far = rival.stretched > 0 and step % 10 == 0
-        gap = int(torch.randint((rival.stretched if far else sizes.gap) + 1, (), generator=generator))
-        tokens = sequences(generator, sizes.batch // (4 if far else 1), pairs, gap)
-        _, right = answers(tokens, pairs)
-        x, _ = model.train()(tokens[:, :-1])
-        loss = F.cross_entropy(model.head(x[:, 1 - 2 * pairs :: 2]).flatten(0, 1), right.flatten())
+        loss, shown = losses_of(model.train(), step, generator)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         optimizer.step()
         scheduler.step()
-        losses.append(loss.item())
+        losses.append(shown.item())
         if step % 100 == 0 or step == steps:
             yield step, fmean(losses), model.eval()  # without noise on the router
             losses = []
+
+
+def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, Model]]:
+    """`learn`, from the loss of the answers."""
+
+    def losses_of(model: Model, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        pairs = sizes.pairs[step % len(sizes.pairs)]
+        far = rival.stretched > 0 and step % 10 == 0
+        gap = int(torch.randint((rival.stretched if far else sizes.gap) + 1, (), generator=generator))
+        tokens = sequences(generator, sizes.batch // (4 if far else 1), pairs, gap)
+        _, right = answers(tokens, pairs)
+        x, _ = model(tokens[:, :-1])
+        loss = F.cross_entropy(model.head(x[:, 1 - 2 * pairs :: 2]).flatten(0, 1), right.flatten())
+        return loss, loss
+
+    return learn(rival, seed, rival.times * sizes.steps, losses_of)
 
 
 @torch.no_grad()
@@ -440,26 +455,19 @@ def one_run(name: str, seed: int, sizes: Sizes) -> dict:
 
 
 def rival_of(name: str) -> Rival:
-    for rival in RIVALS:
-        if rival.name == name:
-            return rival
-    raise UsageError(f"--only must name one of {', '.join(rival.name for rival in RIVALS)}, got {name!r}")
+    return RIVALS[NAMES.index(name)]
 
 
 # --- the study -------------------------------------------------------------------------------------------------
 
 
 def measure(run: Run) -> dict:
-    sizes, options = (TINY if run.tiny else FULL), run.options
-    names = [rival_of(name).name for name in options.only] or [rival.name for rival in RIVALS]
-    if run.tiny:
-        names = [*names[:1], "mamba2", "none conv"]
-    seeds = range(1 if run.tiny else options.seeds)
+    sizes = TINY if run.tiny else FULL
+    names, seeds = asked_for(run, NAMES, ("fm", "mamba2", "none conv"))
     training = {"steps": sizes.steps, "sequences a step": sizes.batch}
-    known = about(None, threads=1, **training)  # of each run
     wanted = [(name, seed) for seed in seeds for name in names if not (rival_of(name).of and seed)]
     one = partial(one_run, sizes=sizes)
-    return study(run, known, wanted, one, key, place, said, options.processes)
+    return study(run, about(None, threads=1, **training), wanted, one, key, place, said, run.options.processes)
 
 
 def key(row: dict) -> tuple[str, int]:
@@ -467,7 +475,7 @@ def key(row: dict) -> tuple[str, int]:
 
 
 def place(row: dict) -> tuple[int, int]:
-    return [rival.name for rival in RIVALS].index(row["rival"]), row["seed"]
+    return NAMES.index(row["rival"]), row["seed"]
 
 
 def said(row: dict) -> str:
@@ -476,9 +484,7 @@ def said(row: dict) -> str:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="*", default=[], metavar="RIVAL", help="some of the rivals; all by default")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
+    study_options(parser, "rival")
 
 
 def by_rival(result: dict, rivals: tuple[Rival, ...] = _COMPARED) -> list[tuple[Rival, list[dict]]]:
@@ -641,7 +647,7 @@ def draw(result: dict, path: Path) -> None:
 def gap_axes(axes: Axes, gaps: list[int], trained: int, luck: float = 1 / VALUES) -> None:
     axes.axhline(luck, color="black", linewidth=1, linestyle=":")
     axes.axvline(trained, color="black", linewidth=1)
-    axes.text(trained * 1.1, 0.03, "longest gap in training", rotation=90, va="bottom")
+    axes.text(trained * 1.1, 0.05, "longest gap\nin training", va="bottom", fontsize="small")
     axes.set_xscale("log", base=2)
     axes.set(xlabel="fillers between telling and asking", ylabel="share of values that are right", ylim=(-0.02, 1.04))
     axes.set_xticks(gaps, [f"{gap:,}" for gap in gaps], rotation=30)

@@ -12,7 +12,6 @@ The models are those of experiments/recall.py, over bytes. Every run is stored a
 
 import argparse
 import math
-import os
 import string
 import time
 from collections.abc import Iterator
@@ -20,23 +19,33 @@ from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import matplotlib
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
-from experiments.frame import Experiment, Run, UsageError, about, study
+from experiments.frame import Experiment, Run, about, asked_for, study, study_options
 from experiments.length import spread
-from experiments.recall import FAINT, LONG, Model, Rival, cell, gap_axes, rival_of, without_faint_writes
+from experiments.recall import (
+    FAINT,
+    LONG,
+    Model,
+    Rival,
+    by_rival,
+    cell,
+    gap_axes,
+    key,
+    learn,
+    place,
+    rival_of,
+    without_faint_writes,
+)  # fmt: skip
 from layers import MIXERS, FactorizationMemory
 from lm.data import read_corpus
 from lm.plots import STYLES, TEXT
-from lm.run import Settings
-from lm.train import optimizer_for
 
 BYTES = 256
 LETTERS = torch.tensor([*string.ascii_letters.encode()])
@@ -44,6 +53,7 @@ LINE = 5  # bytes of #k=v and a new line
 VALUE = 3  # the place of the value in it
 PAIRS = 4  # of the tests
 RIVALS = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv")
+ASKED = tuple(map(rival_of, RIVALS))
 
 
 class Sizes(NamedTuple):
@@ -103,28 +113,18 @@ def asked(pairs: int, gap: int) -> slice:
 
 
 def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, Model]]:
-    """Every hundred steps and at the end: the step, the mean loss since the last in bits per byte, the model."""
-    torch.manual_seed(seed)
-    model, generator = rival.model(BYTES), torch.Generator().manual_seed(1000 + seed)
-    settings = Settings(steps=sizes.steps, lr=rival.lr, warmup=min(100, sizes.steps // 2))
-    optimizer = optimizer_for(cast(Any, model), settings)
-    scheduler, losses, source = LambdaLR(optimizer, settings.rate), [], text("train")
-    for step in range(1, sizes.steps + 1):
+    """`recall.learn`, from all bytes and once more from the values; what is shown is in bits per byte."""
+    source = text("train")
+
+    def losses_of(model: Model, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         pairs = sizes.pairs[step % len(sizes.pairs)]
         gap = int(torch.randint(sizes.gap + 1, (), generator=generator))
         tokens = sequences(generator, source, sizes.batch, pairs, gap, sizes.length)
-        x, _ = model.train()(tokens[:, :-1])
+        x, _ = model(tokens[:, :-1])
         each = F.cross_entropy(model.head(x).transpose(1, 2), tokens[:, 1:], reduction="none")
-        loss = each.mean()
-        optimizer.zero_grad()
-        (loss + each[:, asked(pairs, gap)].mean()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
-        scheduler.step()
-        losses.append(loss.item() / math.log(2))
-        if step % 100 == 0 or step == sizes.steps:
-            yield step, fmean(losses), model.eval()
-            losses = []
+        return each.mean() + each[:, asked(pairs, gap)].mean(), each.mean() / math.log(2)
+
+    return learn(rival, seed, sizes.steps, losses_of, BYTES)
 
 
 class Answers(NamedTuple):
@@ -153,26 +153,27 @@ def answers(model: Model, gap: int, count: int) -> Answers:
     return Answers((logits.argmax(-1) == right).double().mean().item(), bits, passed)
 
 
+def by_gap(model: Model, gaps: list[int], sizes: Sizes) -> dict[str, dict[str, float]]:
+    """Answers after each gap."""
+    return {
+        str(gap): answers(model, gap, sizes.sequences // (4 if gap >= LONG else 1))._asdict() for gap in gaps
+    }  # fmt: skip
+
+
 def one_run(name: str, seed: int, sizes: Sizes) -> dict:
     """Train a rival and test it."""
     rival, began, curve, model = rival_of(name), time.perf_counter(), [], None
     for step, loss, model in train(rival, seed, sizes):
         curve.append([step, loss, answers(model, sizes.gap, sizes.sequences).share])
     assert model is not None
-    found = {
-        str(gap): answers(model, gap, sizes.sequences // (4 if gap >= LONG else 1))._asdict()
-        for gap in sizes.gaps if gap <= rival.farthest
-    }  # fmt: skip
+    gaps = [gap for gap in sizes.gaps if gap <= rival.farthest]
     row: dict[str, Any] = {
         "rival": name, "seed": seed, "parameters": model.num_parameters(), "state": model.state_numbers(1024),
-        "seconds": round(time.perf_counter() - began, 1), "curve": curve, "answers": found,
+        "seconds": round(time.perf_counter() - began, 1), "curve": curve, "answers": by_gap(model, gaps, sizes),
     }  # fmt: skip
     if MIXERS[rival.mixer].module is FactorizationMemory:
         with without_faint_writes(model):
-            row["without faint writes"] = {
-                str(gap): answers(model, gap, sizes.sequences // (4 if gap >= LONG else 1))._asdict()
-                for gap in sizes.gaps
-            }
+            row["without faint writes"] = by_gap(model, gaps, sizes)
     return row
 
 
@@ -180,30 +181,15 @@ def one_run(name: str, seed: int, sizes: Sizes) -> dict:
 
 
 def measure(run: Run) -> dict:
-    sizes, names = (TINY if run.tiny else FULL), run.options.only or [*RIVALS]
-    unknown = [name for name in names if name not in RIVALS]
-    if unknown:
-        raise UsageError(f"--only must name some of {', '.join(RIVALS)}, got {unknown[0]!r}")
-    if run.tiny:
-        names = ["fm", "rotary"]
-    corpus = asdict(read_corpus().description())
+    sizes, corpus = (TINY if run.tiny else FULL), asdict(read_corpus().description())
+    names, seeds = asked_for(run, RIVALS, ("fm", "rotary"))
     known = about(corpus, threads=1, **{"steps": sizes.steps, "bytes a step": sizes.batch * sizes.length})
-    wanted = [(name, seed) for seed in range(1 if run.tiny else run.options.seeds) for name in names]
+    wanted = [(name, seed) for seed in seeds for name in names]
     return study(run, known, wanted, partial(one_run, sizes=sizes), key, place, said, run.options.processes)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="*", default=[], metavar="RIVAL", help="some of the rivals; all by default")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
-
-
-def key(row: dict) -> tuple[str, int]:
-    return row["rival"], row["seed"]
-
-
-def place(row: dict) -> tuple[int, int]:
-    return RIVALS.index(row["rival"]), row["seed"]
+    study_options(parser, "rival")
 
 
 def said(row: dict) -> str:
@@ -211,17 +197,12 @@ def said(row: dict) -> str:
     return f"{row['rival']}, seed {row['seed']}, {row['seconds']:.0f} s: {shares}"
 
 
-def by_rival(result: dict) -> list[tuple[Rival, list[dict]]]:
-    rows = [(rival_of(name), [row for row in result["rows"] if row["rival"] == name]) for name in RIVALS]
-    return [(rival, of_it) for rival, of_it in rows if of_it]
-
-
 def table(result: dict) -> str:
     """Shares of right values by the bytes of text between, and the loss on that text, mean and range over seeds."""
     gaps = [gap for gap in result["rows"][0]["answers"]]
     head = ["", "parameters", "seeds", *(f"{int(gap):,}" for gap in gaps), "bits per byte of 1,024 between"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for rival, rows in by_rival(result):
+    for rival, rows in by_rival(result, ASKED):
         cells = [rival.title, f"{rows[0]['parameters']:,}", str(len(rows))]
         cells += [cell([row["answers"].get(gap, {}).get("share") for row in rows]) for gap in gaps]
         between = [row["answers"]["1024"]["text"] for row in rows if "1024" in row["answers"]]
@@ -239,7 +220,7 @@ def draw(result: dict, path: Path) -> None:
     """The share of right values by the bytes of text between, mean and range over seeds."""
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     axes = figure.subplots()
-    for (rival, rows), (colour, dash, marker) in zip(by_rival(result), STYLES, strict=False):
+    for (rival, rows), (colour, dash, marker) in zip(by_rival(result, ASKED), STYLES, strict=False):
         gaps = [*rows[0]["answers"]]
         columns = [[row["answers"][gap]["share"] for row in rows] for gap in gaps]
         at = [int(gap) for gap in gaps]
@@ -247,11 +228,11 @@ def draw(result: dict, path: Path) -> None:
         axes.fill_between(at, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
     gap_axes(axes, [*FULL.gaps], FULL.gap, luck=1 / len(LETTERS))
     axes.set(xlabel="bytes of text between a definition and its use")
-    rival, rows = by_rival(result)[0]
+    rival, rows = by_rival(result, ASKED)[0]
     shown = {int(gap): fmean(row["answers"][gap]["share"] for row in rows) for gap in rows[0]["answers"]}
     lost = next((gap for gap, share in shown.items() if share < max(shown.values()) / 2), None)
-    after = "hold their names through all of it" if lost is None else f"have lost half of their names by {lost:,} bytes"
-    axes.set_title(f"{rival.title}: they {after}")
+    finding = "the names are held" if lost is None else f"half of the names are lost by {lost:,} bytes"
+    axes.set_title(f"{rival.title}: {finding}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110, format="png")
 

@@ -6,7 +6,6 @@ order, so a change is compared with the run of its seed that has no change. Each
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,9 +18,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from experiments.frame import Experiment, Run, UsageError, about, study
+from experiments.frame import Experiment, Run, about, asked_for, study, study_options
 from experiments.length import spread
-from experiments.variants import GateWithoutNorm, NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
+from experiments.variants import NoGateNorm, NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
 from layers import MIXERS, FactorizationMemory
 from lm.data import read_corpus
 from lm.evaluate import Windows, evaluate, file_windows
@@ -89,7 +88,7 @@ _PARTS = (
     Change("no conv", "no convolution", _FM | {"conv": 0}),
     Change("no gate", "no gate", _FM | {"gate": False}),
     Change("no conv, no gate", "no convolution, no gate", _FM | {"conv": 0, "gate": False}),
-    Change("gate alone", "no norm after the gate", _FM, module=GateWithoutNorm),
+    Change("no gate norm", "no norm after the gate", _FM, module=NoGateNorm),
 )
 
 
@@ -179,22 +178,15 @@ def mutual_information(a: Tensor, b: Tensor) -> float:
 
 
 def measure(run: Run) -> dict:
-    sizes, names = (TINY if run.tiny else FULL), run.options.only or [*CHANGES]
-    unknown = [name for name in names if name not in CHANGES]
-    if unknown:
-        raise UsageError(f"--only must name some of {', '.join(CHANGES)}, got {unknown[0]!r}")
-    if run.tiny:
-        names = ["fm", "no norm", "8 of 32", "mamba2"]
+    sizes = TINY if run.tiny else FULL
+    names, seeds = asked_for(run, CHANGES, ("fm", "no norm", "8 of 32", "mamba2"))
     known = about(asdict(read_corpus().description()), threads=1, **{"steps": sizes.steps, "bytes a step": 4096})
-    seeds = range(1 if run.tiny else run.options.seeds)
     wanted = [(name, seed) for seed in seeds for name in names if seed < CHANGES[name].seeds]
     return study(run, known, wanted, partial(one_run, sizes=sizes), key, place, said, run.options.processes)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="*", default=[], metavar="CHANGE", help="some of the changes; all by default")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each, one of a setting (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
+    study_options(parser, "change")
 
 
 def key(row: dict) -> tuple[str, int]:

@@ -59,7 +59,7 @@ class NoNorm(FactorizationMemory):
         return FLAT**0.5 * y, memory
 
 
-class GateWithoutNorm(FactorizationMemory):
+class NoGateNorm(FactorizationMemory):
     """out = W_out (g * y * silu(z)): the gate multiplies what is read, and no norm follows."""
 
     def _output(self, y: Tensor, z: Tensor) -> Tensor:

@@ -129,7 +129,9 @@ def test_a_seed_is_whole_before_the_next_and_a_study_goes_on(study, tmp_path, ca
     again, jobs = study("--seeds", "2")
     assert jobs == [("fm", 8, 0)] and again[0]["bits per byte"] == more[0]["bits per byte"]
     path.write_text(json.dumps(result | {"about": result["about"] | {"lr": 0.1}}), encoding="utf-8")
-    assert len(study("--seeds", "1")[1]) == 4 and "lr is 0.003, was 0.1" in capsys.readouterr().out
+    before = path.read_bytes()
+    assert frame.main(compute.EXPERIMENT, ["--tiny", "--out", str(tmp_path)]) == 2 and path.read_bytes() == before
+    assert "lr is 0.003, was 0.1" in capsys.readouterr().err
 
 
 def test_a_loss_is_of_windows_as_long_as_those_of_training(tmp_path):

@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from argparse import ArgumentParser
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -141,31 +141,46 @@ def test_a_long_run_goes_on_only_from_rows_about_the_same(toy, capsys):
 
 
 def test_a_study_goes_on_from_its_rows_on_another_machine(toy, capsys, monkeypatch):
-    run, made = frame.Run(toy.EXPERIMENT, toy.results, tiny=False, options=None), []
-    monkeypatch.setattr(frame, "in_processes", lambda function, jobs, _: (Ended(function(*job)) for job in jobs))
+    run, made = frame.Run(toy.EXPERIMENT, toy.results, tiny=False, options=None), in_this_process(monkeypatch)
 
-    def ask(on, *wanted):
+    def ask(on, *wanted, steps=2):
         monkeypatch.setattr(frame, "environment", lambda: {"on": on})
-        row = lambda name, seed: made.append((name, seed)) or {"name": name, "seed": seed}  # noqa: E731
         key = lambda row: (row["name"], row["seed"])  # noqa: E731
-        return frame.study(run, {"on": on, "steps": 2}, wanted, row, key, key, str, 1)
+        known = {"on": on, "triton": "none" if on == "another" else "3", "steps": steps}
+        return frame.study(run, known, wanted, lambda name, seed: {"name": name, "seed": seed}, key, key, str, 1)
 
     ask("one", ("b", 0), ("b", 1))
     result = ask("another", ("b", 0), ("a", 1), ("b", 1))
     assert made == [("b", 0), ("b", 1), ("a", 1)]
     assert [(row["name"], row["seed"]) for row in result["rows"]] == [("a", 1), ("b", 0), ("b", 1)]
-    assert result["about"] == {"on": "one; another", "steps": 2} and run.resume(result, anywhere=True) == result
+    assert result["about"]["on"] == "one; another"
     assert "anew" not in capsys.readouterr().out
     assert ask("a third", ("a", 1))["about"]["on"] == "one; another"  # which measured nothing
+    before = files(toy.results)
+    with pytest.raises(UsageError, match=r"is of another run, --out must name another folder: steps is 3, was 2"):
+        ask("one", ("c", 0), steps=3)
+    assert files(toy.results) == before and len(made) == 3
 
 
-class Ended(NamedTuple):
-    """A future that has ended."""
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--only", "a", "lstm"], "--only must name some of a, b, got 'lstm'"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--processes", "-1"], "--processes must be at least 1, got -1"),
+    ],
+)
+def test_what_a_study_is_asked_for(toy, arguments, problem):
+    def asked(*given, tiny=False):
+        parser = ArgumentParser()
+        frame.study_options(parser, "thing")
+        run = frame.Run(toy.EXPERIMENT, toy.results, tiny, parser.parse_args([*given]))
+        return frame.asked_for(run, ("a", "b"), ("b",))
 
-    row: dict
-
-    def result(self) -> dict:
-        return self.row
+    assert asked() == (["a", "b"], range(3)) and asked("--only", "b", "--seeds", "2") == (["b"], range(2))
+    assert asked(tiny=True) == (["b"], range(1))
+    with pytest.raises(UsageError, match=f"^{problem}$"):
+        asked(*arguments)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

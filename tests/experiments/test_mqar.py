@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import frame, mqar
+from experiments import mqar
 from experiments.mqar import HALF, VOCABULARY, sequences
 from experiments.recall import rival_of
 
@@ -82,16 +82,26 @@ def test_all_lengths_take_turns_in_training(monkeypatch):
     assert seen == [(4, 16, 2), (4, 32, 4), (4, 16, 2)]
 
 
-def test_what_is_asked_for_must_fit(tmp_path, capsys):
+def test_what_is_asked_for_must_fit():
     with pytest.raises(ValueError, match=r"^pairs must lie in \[1, 4\] at a length of 16, got 5"):
         sequences(generator(), 1, 16, 5)
     with pytest.raises(ValueError, match=r"^pairs must lie in \[1, 127\] at a length of 4096, got 128"):
         sequences(generator(), 1, 4096, 128)
-    assert frame.main(mqar.EXPERIMENT, ["--tiny", "--out", str(tmp_path), "--only", "lstm"]) == 2
-    assert "--only must name some of fm, " in capsys.readouterr().err
 
 
 def test_rivals_are_of_the_study_of_recall_and_the_drawn_ones_of_these():
     assert all(rival_of(name) for name in mqar.RIVALS) and set(mqar.DRAWN) <= set(mqar.RIVALS)
     assert max(pairs for _, pairs in mqar.FULL.asked) <= HALF - 1
     assert max(length for length, _ in mqar.FULL.trained) == mqar.LONGEST
+
+
+def test_the_table_has_each_task_and_its_seeds():
+    tasks = [(64, 4), (256, 64)]
+    rows = [
+        {"rival": "fm", "seed": seed, "parameters": 10, "state": 20, "curve": [[100, 1.0, share]],
+         "accuracy": [[*task, share] for task in tasks]}
+        for seed, share in ((0, 0.5), (1, 1.0))
+    ]  # fmt: skip
+    head, _, line = mqar.table({"rows": rows}).splitlines()
+    assert head.endswith("| 4 pairs in 64 | 64 pairs in 256 |")
+    assert line == "| FM, 32 slots | 10 | 20 | 2 | 100, 1 never | 0.75 (0.50–1.00) | 0.75 (0.50–1.00) |"

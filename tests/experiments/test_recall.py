@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import recall
-from experiments.frame import UsageError
 from experiments.recall import FILLERS, KEYS, RIVALS, VALUES, VOCABULARY
 from tests.support.processes import in_this_process
 
@@ -126,8 +125,6 @@ def test_rivals_are_of_about_one_size():
     sizes = [rival.model().num_parameters() for rival in RIVALS if rival.name not in others]
     assert max(sizes) < 1.17 * min(sizes)
     assert len({rival.name for rival in RIVALS}) == len(RIVALS)
-    with pytest.raises(UsageError, match=r"^--only must name one of fm, .*, got 'lstm'"):
-        recall.rival_of("lstm")
 
 
 def test_a_state_is_counted_in_numbers_of_a_layer():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import frame, recall_in_text
+from experiments import recall, recall_in_text
 from experiments.recall import rival_of
 from experiments.recall_in_text import LETTERS, LINE, PAIRS, sequences
 
@@ -77,6 +77,17 @@ def test_a_run_is_the_same_again_and_learns(monkeypatch):
     assert runs[0][0][1] < 8
 
 
+def test_values_that_come_again_count_as_much_as_all_bytes(monkeypatch):
+    """Where every byte takes 8 bits, 16 are learned from, and 8 are shown."""
+    monkeypatch.setattr(recall_in_text, "text", lambda split: SOURCE)
+    monkeypatch.setattr(recall_in_text, "learn", lambda rival, seed, steps, losses_of, vocabulary: losses_of)
+    losses_of = recall_in_text.train(rival_of("fm"), 0, recall_in_text.TINY)
+    uniform = Oracle()
+    uniform.head = lambda x: torch.zeros(*x.shape, 256)
+    learned, shown = losses_of(uniform, 2, generator())
+    assert math.isclose(learned / math.log(2), 16, rel_tol=1e-5) and math.isclose(shown, 8, rel_tol=1e-5)
+
+
 def test_training_and_tests_read_other_files(monkeypatch):
     seen = []
     monkeypatch.setattr(recall_in_text, "text", lambda split: seen.append(split) or SOURCE)
@@ -86,12 +97,36 @@ def test_training_and_tests_read_other_files(monkeypatch):
     assert 2 * PAIRS * LINE + long.gap <= long.length and max(long.pairs) == PAIRS
 
 
-def test_only_names_rivals(tmp_path, capsys):
-    folder = str(tmp_path)
-    assert frame.main(recall_in_text.EXPERIMENT, ["--tiny", "--out", folder, "--only", "lstm"]) == 2
-    assert "--only must name some of fm, " in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("name", recall_in_text.RIVALS)
 def test_rivals_are_of_the_study_of_recall(name):
     assert rival_of(name).model(256).embedding.num_embeddings == 256
+
+
+def test_fm_is_asked_again_without_faint_writes(monkeypatch):
+    monkeypatch.setattr(recall_in_text, "text", lambda split: SOURCE)
+    monkeypatch.setattr(recall, "FAINT", 2.0)  # nothing is written then
+    seen = []
+
+    def noted(model, gap, count):
+        with torch.no_grad():
+            _, ((memory, _), *_) = model(torch.ones(1, 3, dtype=torch.long))
+        seen.append((gap, bool(memory[0].any())))
+        return recall_in_text.Answers(0.5, 1.0, 2.0)
+
+    monkeypatch.setattr(recall_in_text, "answers", noted)
+    row = recall_in_text.one_run("fm", 0, recall_in_text.TINY)
+    assert [*row["without faint writes"]] == [*row["answers"]] == ["8", "16"]
+    assert seen[1:] == [(8, True), (16, True), (8, False), (16, False)]
+
+
+def test_the_table_has_each_gap_and_the_reading_without_faint_writes():
+    def found(share, text=2.0):
+        return {gap: {"share": share, "bits": 1.0, "text": text} for gap in ("64", "1024")}
+
+    fm = [{"rival": "fm", "seed": seed, "parameters": 10, "answers": found(share), "without faint writes": found(1.0)}
+          for seed, share in ((0, 0.25), (1, 0.75))]  # fmt: skip
+    rows = [*fm, {"rival": "rotary", "seed": 0, "parameters": 9, "answers": found(0.5, 4.0)}]
+    _, _, first, second, third = recall_in_text.table({"rows": rows}).splitlines()
+    assert first == "| FM, 32 slots | 10 | 2 | 0.50 (0.25–0.75) | 0.50 (0.25–0.75) | 2.00 |"
+    assert second == "| the same, no writes below 0.001 |  |  | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) | 2.00 |"
+    assert third == "| Transformer, rotary positions | 9 | 1 | 0.50 | 0.50 | 4.00 |"

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from experiments import frame, short_runs
-from experiments.frame import UsageError
+from experiments import short_runs
 from experiments.short_runs import CHANGES, TINY, Change, compared, mutual_information
 from layers import MIXERS
 from lm.memory import Activity
@@ -95,11 +94,3 @@ def test_a_dead_slot_takes_next_to_nothing_and_chance_tells_nothing(monkeypatch)
     found = short_runs.slots_of(None, tokens)
     assert found["dead"] == [1]
     assert abs(found["tells"][0]) < 0.1 < mutual_information(affinity.argmax(-1).flatten(), tokens.flatten())
-
-
-def test_only_names_changes(tmp_path):
-    assert frame.main(short_runs.EXPERIMENT, ["--tiny", "--out", str(tmp_path), "--only", "lstm"]) == 2
-    with pytest.raises(UsageError, match=r"^--only must name some of fm, .*, got 'lstm'"):
-        short_runs.measure(
-            frame.Run(short_runs.EXPERIMENT, tmp_path, True, type("options", (), {"only": ["lstm"], "seeds": 1}))
-        )

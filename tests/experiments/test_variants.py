@@ -8,13 +8,13 @@ from experiments import variants
 from layers import DenseConfig, FactorizationMemory
 
 VARIANTS = [
-    variants.NoUpdateRate, variants.NoMergeRate, variants.TwoRouters, variants.NoNorm, variants.GateWithoutNorm,
+    variants.NoUpdateRate, variants.NoMergeRate, variants.TwoRouters, variants.NoNorm, variants.NoGateNorm,
 ]  # fmt: skip
 
 
 def made(module):
     torch.manual_seed(0)
-    return module(8, DenseConfig(num_slots=5, slot_width=6, conv=3, gate=module is variants.GateWithoutNorm)).double()
+    return module(8, DenseConfig(num_slots=5, slot_width=6, conv=3, gate=module is variants.NoGateNorm)).double()
 
 
 def some(*shape):
@@ -53,7 +53,7 @@ def test_without_the_norm_slots_are_read_as_they_are():
 
 
 def test_the_gate_alone_multiplies_and_no_norm_follows():
-    layer, y, z = made(variants.GateWithoutNorm), some(2, 3, 6), some(2, 3, 6) - 0.5
+    layer, y, z = made(variants.NoGateNorm), some(2, 3, 6), some(2, 3, 6) - 0.5
     layer.gain.data = torch.arange(1.0, 7.0, dtype=torch.float64)
     want = (y * z / (1 + (-z).exp()) * layer.gain) @ layer.out_proj.weight.T
     assert torch.allclose(layer._output(y, z), want)

@@ -30,8 +30,8 @@ FAULTS = [
     ),
     *planted(
         COMPUTE, f"{TESTS}::test_a_seed_is_whole_before_the_next_and_a_study_goes_on",
-        ("compute: all seeds of one mixer come first", "for seed in range(options.seeds) for w in sizes.widths for mixer in mixers]",
-         "for mixer in mixers for w in sizes.widths for seed in range(options.seeds)]"),
+        ("compute: all seeds of one mixer come first", "for seed in seeds for width in sizes.widths for mixer in mixers]",
+         "for mixer in mixers for width in sizes.widths for seed in seeds]"),
     ),
     *planted(
         COMPUTE, f"{TESTS}::test_a_loss_is_of_windows_as_long_as_those_of_training",

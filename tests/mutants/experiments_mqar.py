@@ -12,7 +12,7 @@ FAULTS = [
         ("mqar: far places are likelier", ".pow(POWER - 1)", ".pow(1 - POWER)"),
         ("mqar: answers are due one token later", "right.scatter(1, at, values)", "right.scatter(1, at + 1, values)"),
         ("mqar: fillers count as answers", "x, _ = model(tokens)\n    asked = right >= 0", "x, _ = model(tokens)\n    asked = right >= -100"),
-        ("mqar: one length is trained", "islice(cycle(sizes.trained), sizes.steps)", "islice(cycle(sizes.trained[:1]), sizes.steps)"),
+        ("mqar: one length is trained", "sizes.trained[(step - 1) % len(sizes.trained)]", "sizes.trained[0]"),
         ("mqar: more pairs than there is room for", "min(length // 4, HALF - 1)", "min(length // 2, HALF - 1)"),
     ),
 ]

@@ -14,6 +14,8 @@ FAULTS = [
         ("recall in text: a state is lost between parts", "x, state = model(part, state)", "x, state = model(part)"),
         ("recall in text: definitions count as text", "[:, told - 1 : told + gap - 1].mean()", "[:, : told + gap - 1].mean()"),
         ("recall in text: tests read what was trained on", 'text("test"), count', 'text("train"), count'),
+        ("recall in text: faint writes stay", "with without_faint_writes(model):", "if True:"),
+        ("recall in text: values count no more than bytes", "each.mean() + each[:, asked(pairs, gap)].mean(), each", "each.mean(), each"),
     ),
 ]
 # fmt: on
