@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.frame import Experiment, Run, about, asked_for, study, study_options
-from experiments.variants import NoGateNorm, NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
+from experiments.variants import NoGateNorm, NoMergeRate, NoNorm, NoUpdateRate, OneNorm, TwoRouters, ValuePerSlot
 from layers import MIXERS, FactorizationMemory
 from layers.router import Routing
 from layers.short_convolution import ShortConvolution
@@ -53,6 +53,7 @@ class Rival:
 
     of: the rival that this one is but for its learning rate. It has one run, by which the rate was chosen.
     times: the steps that it trains for, over those of all. stretched: gaps of every tenth batch reach this far.
+    shrinks: its tokens touch all slots at first, and fewer and fewer until half of the training is over.
     """
 
     name: str
@@ -64,12 +65,22 @@ class Rival:
     lr: float = 3e-3
     times: int = 1
     stretched: int = 0
+    shrinks: bool = False
     farthest: int = 1 << 16  # attention looks at all tokens, so its time grows with the square
     of: str = ""
     module: type[nn.Module] | None = None  # in place of the mixer's, of which it is a variant
 
     def model(self, vocabulary: int = VOCABULARY) -> "Model":
         return Model(self, vocabulary)
+
+    def kept(self, progress: float) -> int:
+        """Of one that shrinks: the slots that a token touches where this share of the training is over.
+
+        >>> [rival_of("fm-sparse 4 of 16 warm").kept(progress) for progress in (0, 0.25, 0.49, 0.5, 1)]
+        [16, 8, 4, 4, 4]
+        """
+        slots, few = self.options["num_slots"], self.options["top_k"]
+        return round(slots * (few / slots) ** min(1, 2 * progress))
 
 
 # As many parameters take more width where there are fewer projections.
@@ -104,6 +115,8 @@ _VARIANTS = (
     Rival("no merge rate", "FM with μ = 1", "fm", _FM, module=NoMergeRate),
     Rival("two routers", "FM with an affinity of its own for reading", "fm", _FM, module=TwoRouters),
     Rival("no norm", "FM that reads slots as they are, without their norm", "fm", _FM, module=NoNorm),
+    Rival("one norm", "FM with one norm for all slots", "fm", _FM, module=OneNorm),
+    Rival("value per slot", "FM that scales the value for each slot", "fm", _FM, module=ValuePerSlot),
     Rival("rates per slot", "FM with η and μ for each slot", "fm", _FM | {"rates": "slot"}),
     Rival("no conv", "FM without the convolution", "fm", _FM | {"conv": 0}),
     Rival("no gate", "FM without the gate", "fm", _PLAIN | {"conv": 4}, width=80),
@@ -129,17 +142,24 @@ SLOTS = (
         for kept in few
     ),
 )  # fmt: skip
-_HELPED = tuple(
+_HELPED = (
+    *(
+        Rival(
+            f"fm-sparse 4 of 16 {name}", f"FM, 4 of 16 slots, {title}",
+            "fm-sparse", {"num_slots": 16, "top_k": 4} | option,
+        )
+        for name, title, option in (
+            ("noise", "noise of 1 on the router's logits", {"router_noise": 1.0}),
+            ("balance", "a balance loss of weight 0.01", {"balance": 0.01}),
+            ("hot", "τ = 2", {"temperature": 2.0}),
+            ("cold", "τ = 0.5", {"temperature": 0.5}),
+        )
+    ),
     Rival(
-        f"fm-sparse 4 of 16 {name}", f"FM, 4 of 16 slots, {title}", "fm-sparse", {"num_slots": 16, "top_k": 4} | option
-    )
-    for name, title, option in (
-        ("noise", "noise of 1 on the router's logits", {"router_noise": 1.0}),
-        ("balance", "a balance loss of weight 0.01", {"balance": 0.01}),
-        ("hot", "τ = 2", {"temperature": 2.0}),
-        ("cold", "τ = 0.5", {"temperature": 0.5}),
-    )
-)
+        "fm-sparse 4 of 16 warm", "FM, first all 16 slots, from half of the training on 4",
+        "fm-sparse", {"num_slots": 16, "top_k": 4}, shrinks=True,
+    ),
+)  # fmt: skip
 _TRAINED = (
     *(
         Rival(f"{name} {word}", f"{title}, {how}", mixer, given, lr=lr, times=times, stretched=stretched)
@@ -324,6 +344,9 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
     """`learn`, from the loss of the answers."""
 
     def losses_of(model: Model, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if rival.shrinks:
+            for block in cast("list[Block]", model.blocks):
+                block.mixer.top_k = rival.kept((step - 1) / sizes.steps)
         pairs = sizes.pairs[step % len(sizes.pairs)]
         far = rival.stretched > 0 and step % 10 == 0
         gap = int(torch.randint((rival.stretched if far else sizes.gap) + 1, (), generator=generator))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from experiments.frame import Experiment, Run, about, asked_for, study, study_options
 from experiments.length import spread
-from experiments.variants import NoGateNorm, NoMergeRate, NoNorm, NoUpdateRate, TwoRouters
+from experiments.variants import NoGateNorm, NoMergeRate, NoNorm, NoUpdateRate, OneNorm, TwoRouters, ValuePerSlot
 from layers import MIXERS, FactorizationMemory
 from lm.data import read_corpus
 from lm.evaluate import Windows, evaluate, file_windows
@@ -85,6 +85,8 @@ _PARTS = (
     Change("two routers", "an affinity of its own for reading", _FM, module=TwoRouters),
     Change("rates per slot", "η and μ for each slot", _FM | {"rates": "slot"}),
     Change("no norm", "slots are read without their norm", _FM, module=NoNorm),
+    Change("one norm", "one norm for all slots", _FM, module=OneNorm),
+    Change("value per slot", "the value is scaled for each slot", _FM, module=ValuePerSlot),
     Change("no conv", "no convolution", _FM | {"conv": 0}),
     Change("no gate", "no gate", _FM | {"gate": False}),
     Change("no conv, no gate", "no convolution, no gate", _FM | {"conv": 0, "gate": False}),

@@ -10,6 +10,7 @@ from layers.factorization_memory import DenseConfig, Inputs
 from layers.router import Routing
 
 FLAT = 1e12  # an eps beside which |h|^2 / D is nothing
+TILE = 8  # tokens; larger tiles do more work, smaller ones are more of them
 
 
 class NoUpdateRate(FactorizationMemory):
@@ -64,3 +65,83 @@ class NoGateNorm(FactorizationMemory):
 
     def _output(self, y: Tensor, z: Tensor) -> Tensor:
         return self.out_proj(y * F.silu(z) * self.gain)
+
+
+class _Tiled(FactorizationMemory):
+    """A memory whose slots are divided by sizes of their own, by matrix products over tiles of tokens.
+
+    A subclass says by what the slots are divided: `_size`. It may scale what each slot is written with.
+    """
+
+    def _size(self, squares: Tensor, dim: int) -> Tensor:
+        """Sums of squares over each slot's numbers, slots along dim -> what each slot is divided by."""
+        raise NotImplementedError
+
+    def _scan(self, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+        (theta, phi, _), value = inputs
+        length = value.shape[1]
+
+        def tiles(x: Tensor) -> Tensor:  # [B, T, N] -> [B, tiles, TILE, N]; tokens beyond the end write nothing
+            return F.pad(x, (0, 0, 0, -length % TILE)).unflatten(1, (-1, TILE))
+
+        theta, phi, value = tiles(theta).mT, tiles(phi).mT, tiles(value)
+        decays = torch.log1p(-theta.clamp(max=1 - 1e-7)).cumsum(-1)  # [B, tiles, M, t]
+        later = torch.ones(TILE, TILE, dtype=torch.bool, device=theta.device).triu(1)
+        weights = (decays[..., None] - decays[..., None, :]).masked_fill(later, -torch.inf).exp() * theta[..., None, :]
+        starts, states = decays.exp(), [memory]  # weights [B, tiles, M, t, s]: of what s wrote, what is left at t
+        written = weights[..., -1, :] @ value
+        for start, new in zip(starts[..., -1:].unbind(1), written.unbind(1), strict=True):
+            states.append(start * states[-1] + new)
+        before = self._scaled(torch.stack(states[:-1], 1))  # [B, tiles, M, D]
+
+        products = self._scaled(before) @ value.mT  # of the memory before, with the values as a slot takes them
+        squares = starts.square() * before.square().sum(-1, keepdim=True)
+        squares = squares + 2 * starts * (weights @ products[..., None])[..., 0]
+        squares = squares + ((weights @ self._gram(value)) * weights).sum(-1)
+        phi = phi / self._size(squares.clamp(min=0), 2)
+        y = (phi * starts).mT @ before + self._read(phi[..., None] * weights, value)
+        return y.flatten(1, 2)[:, :length], states[-1]
+
+    def _scaled(self, slots: Tensor) -> Tensor:
+        """Slots [..., M, D] as they are if each is written with a scale of its own."""
+        return slots
+
+    def _gram(self, value: Tensor) -> Tensor:
+        """Products of the values of a tile [B, tiles, s, D], as each slot takes them: [B, tiles, M or 1, s, s]."""
+        return (value @ value.mT)[:, :, None]
+
+    def _read(self, weights: Tensor, value: Tensor) -> Tensor:
+        """The sum over slots and s of weights [B, tiles, M, t, s] by values, as each slot takes them."""
+        return weights.sum(2) @ value
+
+    def _scan_step_(self, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+        (theta, phi, _), value = inputs.routing.at(0), inputs.value[:, 0]
+        slots = self._scaled(memory.add_(theta[..., None] * (value[:, None] - memory)))
+        return ((phi / self._size(slots.square().sum(-1), 1))[:, None] @ slots)[:, 0], memory
+
+
+class OneNorm(_Tiled):
+    """y = sum_i phi[i] h[i] / rms(h): one norm over the M D numbers of the state, not one for each slot."""
+
+    def _size(self, squares: Tensor, dim: int) -> Tensor:
+        return (squares.sum(dim, keepdim=True) / (self.num_slots * self.slot_width) + self.eps).sqrt()
+
+
+class ValuePerSlot(_Tiled):
+    """Slot i is written with scale[i] * value: D factors of its own, which are learned and begin at random."""
+
+    def __init__(self, d_model: int, config: DenseConfig | None = None, *, eps: float = 1e-6):
+        super().__init__(d_model, config, eps=eps)
+        self.scale = nn.Parameter(1 + torch.randn(self.memory_shape) / 2)
+
+    def _size(self, squares: Tensor, dim: int) -> Tensor:
+        return (squares / self.slot_width + self.eps).sqrt()
+
+    def _scaled(self, slots: Tensor) -> Tensor:
+        return slots * self.scale
+
+    def _gram(self, value: Tensor) -> Tensor:
+        return ((value[..., None, :] * value[..., None, :, :]) @ self.scale.square().mT).movedim(-1, 2)
+
+    def _read(self, weights: Tensor, value: Tensor) -> Tensor:
+        return (weights.movedim(2, -1) @ self.scale * value[:, :, None]).sum(-2)

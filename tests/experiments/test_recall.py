@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from experiments import recall
 from experiments.recall import FILLERS, KEYS, RIVALS, VALUES, VOCABULARY
+from layers import FactorizationMemory
 from tests.support.processes import in_this_process
 
 
@@ -220,6 +221,17 @@ def test_rivals_differ_in_how_they_are_trained(monkeypatch):
         assert far == ([10, 20] if "stretched" in name else [])
         assert all(count == 2 and gap <= 1024 for count, _, gap in (seen[step - 1] for step in far))
         assert {pairs for _, pairs, _ in seen} == set(sizes.pairs)
+
+
+def test_slots_shrink_until_half_of_the_training_is_over(monkeypatch):
+    rival, sizes, kept = recall.rival_of("fm-sparse 4 of 16 warm"), recall.TINY._replace(steps=10), []
+    route = FactorizationMemory._route
+    monkeypatch.setattr(
+        FactorizationMemory, "_route", lambda layer, *given: kept.append(layer.top_k) or route(layer, *given)
+    )
+    *_, (_, _, model) = recall.train(rival, 0, sizes)
+    assert kept == [k for k in (16, 12, 9, 7, 5, 4, 4, 4, 4, 4) for _ in range(recall.LAYERS)]
+    assert [block.mixer.top_k for block in model.blocks] == [4, 4]
 
 
 def test_a_half_life_is_that_of_what_the_slots_hold():

@@ -9,6 +9,7 @@ from layers import DenseConfig, FactorizationMemory
 
 VARIANTS = [
     variants.NoUpdateRate, variants.NoMergeRate, variants.TwoRouters, variants.NoNorm, variants.NoGateNorm,
+    variants.OneNorm, variants.ValuePerSlot,
 ]  # fmt: skip
 
 
@@ -50,6 +51,50 @@ def test_without_the_norm_slots_are_read_as_they_are():
         want.append((phi[:, t, :, None] * state).sum(1))
     assert torch.allclose(y, torch.stack(want, 1), rtol=1e-9) and torch.allclose(last, state)
     assert not torch.allclose(plain(x)[0], layer(x)[0], rtol=0.1)
+
+
+def read_by_the_loop(inputs, memory, read):
+    """What `read` makes of phi and the slots after each token, and the last state."""
+    (theta, phi, _), value = inputs
+    ys = []
+    for t in range(value.shape[1]):
+        _, memory = reference.step(theta[:, t], phi[:, t], value[:, t], memory)
+        ys.append(read(phi[:, t, :, None], memory))
+    return torch.stack(ys, 1), memory
+
+
+@pytest.mark.parametrize("length", [1, 8, 19])
+def test_one_norm_is_over_the_whole_state(length):
+    layer = made(variants.OneNorm)
+    inputs, _, _ = layer._project(some(2, length, 8), torch.zeros(2, *layer.conv.tail_shape, dtype=torch.float64))
+    memory = some(2, 5, 6)
+    y, last = layer._scan(inputs, memory)
+    want, state = read_by_the_loop(
+        inputs, memory, lambda phi, h: (phi * h).sum(1) / (h.square().mean((1, 2), True)[:, 0] + 1e-6).sqrt()
+    )
+    assert torch.allclose(y, want, rtol=1e-9) and torch.allclose(last, state, rtol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 8, 19])
+def test_each_slot_may_take_a_value_of_its_own(length):
+    layer = made(variants.ValuePerSlot)
+    inputs, _, _ = layer._project(some(2, length, 8), torch.zeros(2, *layer.conv.tail_shape, dtype=torch.float64))
+    memory = some(2, 5, 6)
+    y, last = layer._scan(inputs, memory)
+    (theta, phi, _), value = inputs
+    slots, want = memory * layer.scale, []
+    for t in range(length):
+        each = [  # a slot is a memory of one slot, which is given its own value
+            reference.step(theta[:, t, [i]], phi[:, t, [i]], value[:, t] * layer.scale[i], slots[:, [i]])
+            for i in range(5)
+        ]
+        want.append(sum(read for read, _ in each))
+        slots = torch.cat([slot for _, slot in each], 1)
+    assert torch.allclose(y, torch.stack(want, 1), rtol=1e-9)
+    assert torch.allclose(last * layer.scale, slots, rtol=1e-9)
+    layer.scale.data.fill_(1)
+    plain = made(FactorizationMemory)
+    assert torch.allclose(layer._scan(inputs, memory)[0], plain._scan(inputs, memory)[0], rtol=1e-9)
 
 
 def test_the_gate_alone_multiplies_and_no_norm_follows():

@@ -15,6 +15,9 @@ FAULTS = [
         ("recall: a state is lost between parts of a long gap", "_, state = model(part, state)", "_, state = model(part)"),
         ("recall: half-lives of all slots count alike", "return sum(v * (1 - f) ** fillers for v, f in", "return sum(sum(layer[\"value\"]) / len(layer[\"value\"]) * (1 - f) ** fillers for v, f in"),
         ("recall: noise in what is measured", "model.eval()  # without noise", "model  # without noise"),
+        ("recall: all slots until the training is over", "min(1, 2 * progress)", "progress"),
+        ("recall: slots that shrink shrink in one layer", "                block.mixer.top_k = rival.kept((step - 1) / sizes.steps)",
+         "                block.mixer.top_k = rival.kept((step - 1) / sizes.steps)\n                break"),
     ),
     *planted(
         "experiments/variants.py", "tests/experiments/test_variants.py",
@@ -24,6 +27,14 @@ FAULTS = [
         ("variants: the gate has its norm", "return self.out_proj(y * F.silu(z) * self.gain)", "return super()._output(y, z)"),
         ("variants: a step keeps the norm", "y, memory = fast.step_(theta, phi, value, memory, eps=FLAT)",
          "y, memory = fast.step_(theta, phi, value, memory, eps=self.eps)"),
+        ("variants: one norm, not over the slots", "(squares.sum(dim, keepdim=True) / (self.num_slots * self.slot_width) + self.eps).sqrt()",
+         "(squares / self.slot_width + self.eps).sqrt()"),
+        ("variants: a tile forgets the memory before it", "squares = starts.square() * before.square().sum(-1, keepdim=True)", "squares = 0 * starts"),
+        ("variants: a tile counts twice the products once", "squares + 2 * starts *", "squares + starts *"),
+        ("variants: later tokens of a tile are read", ".triu(1)", ".triu(2)"),
+        ("variants: tiles follow without their decay", "states.append(start * states[-1] + new)", "states.append(states[-1] + new)"),
+        ("variants: the memory before is not scaled", "        return slots * self.scale", "        return slots"),
+        ("variants: a value is scaled once in its norm", "@ self.scale.square().mT).movedim", "@ self.scale.mT).movedim"),
     ),
 ]
 # fmt: on
