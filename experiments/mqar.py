@@ -30,7 +30,8 @@ VOCABULARY = 256  # 0 is the filler; keys lie below the half, values from it on
 HALF = VOCABULARY // 2
 POWER = 0.01  # a
 LONGEST = 256  # tokens of a sequence in training
-RIVALS = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv", "hgrn2", "gsa", "mom")
+CAPACITY = ("fm 16", "fm", "fm 64", "fm 128")  # what a larger state holds
+RIVALS = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv", "hgrn2", "gsa", "mom", "fm 16", "fm 64", "fm 128")
 ASKED = tuple(map(rival_of, RIVALS))
 DRAWN = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "gsa")
 
@@ -142,23 +143,41 @@ def table(result: dict) -> str:
 
 @matplotlib.rc_context(TEXT)
 def draw(result: dict, path: Path) -> None:
-    """Accuracy by the number of pairs, mean and range over seeds."""
-    figure = Figure(figsize=(9, 6.2), layout="constrained")
-    axes = figure.subplots()
+    """Accuracy by the number of pairs, and of most pairs by the state; mean and range over seeds."""
+    figure = Figure(figsize=(14, 6.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2], sharey=True)
     found = [(rival, rows) for rival, rows in by_rival(result, ASKED) if rival.name in DRAWN]
     for (rival, rows), (colour, dash, marker) in zip(found, STYLES, strict=False):
         tasks = [i for i, (length, _, _) in enumerate(rows[0]["accuracy"]) if length <= LONGEST]
         pairs = [rows[0]["accuracy"][i][1] for i in tasks]
         columns = [[row["accuracy"][i][2] for row in rows] for i in tasks]
-        axes.plot(pairs, [*map(fmean, columns)], color=colour, linestyle=dash, marker=marker, label=rival.title)
-        axes.fill_between(pairs, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
-    axes.set_xscale("log", base=2)
-    axes.set(xlabel="pairs told", ylabel="share of values that are right", ylim=(-0.02, 1.04))
-    axes.set_xticks(pairs, [str(n) for n in pairs])
+        left.plot(pairs, [*map(fmean, columns)], color=colour, linestyle=dash, marker=marker, label=rival.title)
+        left.fill_between(pairs, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
+    left.set_xscale("log", base=2)
+    left.set(xlabel="pairs told", ylabel="share of values that are right", ylim=(-0.02, 1.04))
+    left.set_xticks(pairs, [str(n) for n in pairs])
     rival, rows = found[0]
     share = fmean(row["accuracy"][tasks[-1]][2] for row in rows)
-    axes.set_title(f"{rival.title}: {share:.0%} of {pairs[-1]} values are right")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    left.set_title(f"{rival.title}: {share:.0%} of {pairs[-1]} values are right")
+    fixed = [(rival, rows) for rival, rows in by_rival(result, ASKED) if rival.mixer != "transformer"]
+    for rival, rows in fixed:
+        shares = [row["accuracy"][tasks[-1]][2] for row in rows]
+        colour, _, marker = STYLES[0] if rival.name in CAPACITY else STYLES[1]
+        right.plot([rows[0]["state"]] * len(shares), shares, color=colour, linestyle="", marker=marker)
+    sizes = sorted(
+        {
+            rows[0]["state"]: fmean(row["accuracy"][tasks[-1]][2] for row in rows)
+            for rival, rows in fixed
+            if rival.name in CAPACITY
+        }.items()
+    )
+    right.plot(*zip(*sizes, strict=True), color=STYLES[0][0], label="FM of 16 to 128 slots, mean")
+    right.plot([], [], color=STYLES[1][0], linestyle="", marker=STYLES[1][2], label="others with a fixed state")
+    right.set_xscale("log", base=2)
+    right.set_xticks([size for size, _ in sizes], [f"{size:,}" for size, _ in sizes])
+    right.set(xlabel="numbers of state a layer, one mark a seed", title=f"{pairs[-1]} pairs by the size of the state")
+    right.legend()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=110, format="png")
 
 
