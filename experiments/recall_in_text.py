@@ -15,7 +15,7 @@ import math
 import string
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
@@ -39,7 +39,6 @@ from experiments.recall import (
     gap_axes,
     key,
     learn,
-    place,
     rival_of,
     without_faint_writes,
 )  # fmt: skip
@@ -52,8 +51,15 @@ LETTERS = torch.tensor([*string.ascii_letters.encode()])
 LINE = 5  # bytes of #k=v and a new line
 VALUE = 3  # the place of the value in it
 PAIRS = 4  # of the tests
-RIVALS = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv")
-ASKED = tuple(map(rival_of, RIVALS))
+_ASKED = tuple(map(rival_of, ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv")))
+_FAR = tuple(
+    replace(
+        rival, name=f"{rival.name} far", title=f"{rival.title}, every tenth batch has gaps up to 1,024", stretched=1024
+    )
+    for rival in _ASKED[:4]
+)
+ASKED = {rival.name: rival for rival in _ASKED + _FAR}
+DRAWN = ("fm", "fm-sparse 8 of 32", "mamba2", "none conv", "fm-sparse 8 of 32 far")
 
 
 class Sizes(NamedTuple):
@@ -118,8 +124,9 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
 
     def losses_of(model: Model, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         pairs = sizes.pairs[step % len(sizes.pairs)]
-        gap = int(torch.randint(sizes.gap + 1, (), generator=generator))
-        tokens = sequences(generator, source, sizes.batch, pairs, gap, sizes.length)
+        far = rival.stretched > 0 and step % 10 == 0
+        gap = int(torch.randint((rival.stretched if far else sizes.gap) + 1, (), generator=generator))
+        tokens = sequences(generator, source, sizes.batch // (4 if far else 1), pairs, gap, sizes.length)
         x, _ = model(tokens[:, :-1])
         each = F.cross_entropy(model.head(x).transpose(1, 2), tokens[:, 1:], reduction="none")
         return each.mean() + each[:, asked(pairs, gap)].mean(), each.mean() / math.log(2)
@@ -162,7 +169,7 @@ def by_gap(model: Model, gaps: list[int], sizes: Sizes) -> dict[str, dict[str, f
 
 def one_run(name: str, seed: int, sizes: Sizes) -> dict:
     """Train a rival and test it."""
-    rival, began, curve, model = rival_of(name), time.perf_counter(), [], None
+    rival, began, curve, model = ASKED[name], time.perf_counter(), [], None
     for step, loss, model in train(rival, seed, sizes):
         curve.append([step, loss, answers(model, sizes.gap, sizes.sequences).share])
     assert model is not None
@@ -182,7 +189,7 @@ def one_run(name: str, seed: int, sizes: Sizes) -> dict:
 
 def measure(run: Run) -> dict:
     sizes, corpus = (TINY if run.tiny else FULL), asdict(read_corpus().description())
-    names, seeds = asked_for(run, RIVALS, ("fm", "rotary"))
+    names, seeds = asked_for(run, ASKED, ("fm", "rotary"))
     known = about(corpus, threads=1, **{"steps": sizes.steps, "bytes a step": sizes.batch * sizes.length})
     wanted = [(name, seed) for seed in seeds for name in names]
     return study(run, known, wanted, partial(one_run, sizes=sizes), key, place, said, run.options.processes)
@@ -190,6 +197,10 @@ def measure(run: Run) -> dict:
 
 def options(parser: argparse.ArgumentParser) -> None:
     study_options(parser, "rival")
+
+
+def place(row: dict) -> tuple[int, int]:
+    return [*ASKED].index(row["rival"]), row["seed"]
 
 
 def said(row: dict) -> str:
@@ -202,7 +213,7 @@ def table(result: dict) -> str:
     gaps = [gap for gap in result["rows"][0]["answers"]]
     head = ["", "parameters", "seeds", *(f"{int(gap):,}" for gap in gaps), "bits per byte of 1,024 between"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for rival, rows in by_rival(result, ASKED):
+    for rival, rows in by_rival(result, (*ASKED.values(),)):
         cells = [rival.title, f"{rows[0]['parameters']:,}", str(len(rows))]
         cells += [cell([row["answers"].get(gap, {}).get("share") for row in rows]) for gap in gaps]
         between = [row["answers"]["1024"]["text"] for row in rows if "1024" in row["answers"]]
@@ -220,7 +231,8 @@ def draw(result: dict, path: Path) -> None:
     """The share of right values by the bytes of text between, mean and range over seeds."""
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     axes = figure.subplots()
-    for (rival, rows), (colour, dash, marker) in zip(by_rival(result, ASKED), STYLES, strict=False):
+    found = by_rival(result, tuple(ASKED[name] for name in DRAWN))
+    for (rival, rows), (colour, dash, marker) in zip(found, STYLES, strict=False):
         gaps = [*rows[0]["answers"]]
         columns = [[row["answers"][gap]["share"] for row in rows] for gap in gaps]
         at = [int(gap) for gap in gaps]
@@ -228,7 +240,7 @@ def draw(result: dict, path: Path) -> None:
         axes.fill_between(at, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
     gap_axes(axes, [*FULL.gaps], FULL.gap, luck=1 / len(LETTERS))
     axes.set(xlabel="bytes of text between a definition and its use")
-    rival, rows = by_rival(result, ASKED)[0]
+    rival, rows = found[0]
     shown = {int(gap): fmean(row["answers"][gap]["share"] for row in rows) for gap in rows[0]["answers"]}
     lost = next((gap for gap, share in shown.items() if share < max(shown.values()) / 2), None)
     finding = "the names are held" if lost is None else f"half of the names are lost by {lost:,} bytes"

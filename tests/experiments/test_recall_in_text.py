@@ -1,6 +1,7 @@
 """Recall inside text: what a sequence holds, and how answers are counted."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,9 +98,27 @@ def test_training_and_tests_read_other_files(monkeypatch):
     assert 2 * PAIRS * LINE + long.gap <= long.length and max(long.pairs) == PAIRS
 
 
-@pytest.mark.parametrize("name", recall_in_text.RIVALS)
-def test_rivals_are_of_the_study_of_recall(name):
-    assert rival_of(name).model(256).embedding.num_embeddings == 256
+@pytest.mark.parametrize("name", recall_in_text.ASKED)
+def test_rivals_read_bytes_and_those_that_are_far_are_else_alike(name):
+    rival = recall_in_text.ASKED[name]
+    assert rival.model(256).embedding.num_embeddings == 256
+    plain = rival_of(name.removesuffix(" far"))
+    assert replace(rival, name=plain.name, title=plain.title, stretched=0) == plain
+    assert rival.stretched == (1024 if rival is not plain else 0) and rival.title.startswith(plain.title)
+
+
+def test_every_tenth_batch_of_some_has_long_gaps(monkeypatch):
+    monkeypatch.setattr(recall_in_text, "text", lambda split: torch.randint(256, (2000,), generator=generator()))
+    made, seen = recall_in_text.sequences, []
+    monkeypatch.setattr(recall_in_text, "sequences", lambda g, s, *shape: seen.append(shape) or made(g, s, *shape))
+    sizes = recall_in_text.TINY._replace(steps=20, batch=8)
+    for name in ("mamba2", "mamba2 far"):
+        seen.clear()
+        *_, (last, _, _) = recall_in_text.train(recall_in_text.ASKED[name], 0, sizes)
+        assert last == len(seen) == 20
+        far = [step for step, (count, _, gap, _) in enumerate(seen, 1) if gap > sizes.gap or count != 8]
+        assert far == ([10, 20] if "far" in name else [])
+        assert all(count == 2 and gap <= 1024 for count, _, gap, _ in (seen[step - 1] for step in far))
 
 
 def test_fm_is_asked_again_without_faint_writes(monkeypatch):

@@ -15,6 +15,8 @@ FAULTS = [
         ("recall in text: definitions count as text", "[:, told - 1 : told + gap - 1].mean()", "[:, : told + gap - 1].mean()"),
         ("recall in text: tests read what was trained on", 'text("test"), count', 'text("train"), count'),
         ("recall in text: faint writes stay", "with without_faint_writes(model):", "if True:"),
+        ("recall in text: all batches of some are long", "rival.stretched > 0 and step % 10 == 0", "rival.stretched > 0"),
+        ("recall in text: long batches are as many sequences", "sizes.batch // (4 if far else 1), pairs", "sizes.batch, pairs"),
         ("recall in text: values count no more than bytes", "each.mean() + each[:, asked(pairs, gap)].mean(), each", "each.mean(), each"),
     ),
 ]
