@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest.mock import patch
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from experiments.frame import Experiment, Run, about, asked_for, study, study_options
 from experiments.length import spread
 from experiments.variants import NoGateNorm, NoMergeRate, NoNorm, NoUpdateRate, OneNorm, TwoRouters, ValuePerSlot
-from layers import MIXERS, FactorizationMemory
+from layers import MIXERS, DenseConfig, FactorizationMemory
 from lm.data import read_corpus
 from lm.evaluate import Windows, evaluate, file_windows
 from lm.memory import entropies, slot_activity
@@ -94,21 +94,28 @@ _PARTS = (
 )
 
 
-def _sparse(kept: int, slots: int) -> Change:
-    options = {"mixer": "fm-sparse", "num_slots": slots, "top_k": kept}
-    return Change(f"{kept} of {slots}", f"FM, {kept} of {slots} slots", options)
+def _dense(slots: int) -> Change:
+    return Change(f"fm {slots}", f"FM, {slots} slots", _FM | {"num_slots": slots})
+
+
+def _sparse(kept: int, slots: int, name: str = "", title: str = "", **options: Any) -> Change:
+    given = {"mixer": "fm-sparse", "num_slots": slots, "top_k": kept} | options
+    return Change(f"{kept} of {slots}{name}", f"FM, {kept} of {slots} slots{title}", given)
 
 
 _SLOTS = (
     _BASE,
     *(_sparse(kept, 32) for kept in (8, 4, 1)),
-    Change("fm 128", "FM, 128 slots", _FM | {"num_slots": 128}),
+    _dense(64),
+    *(_sparse(kept, 64) for kept in (16, 8, 4)),
+    _dense(128),
     *(_sparse(kept, 128) for kept in (32, 8, 4)),
-    Change(
-        "8 of 128, balance", "FM, 8 of 128 slots, a balance loss of weight 0.01",
-        {"mixer": "fm-sparse", "num_slots": 128, "top_k": 8, "balance": 0.01},
-    ),
-)  # fmt: skip
+    _sparse(8, 128, ", balance", ", a balance loss of weight 0.01", balance=0.01),
+    _sparse(8, 128, ", τ 0.5", ", τ = 0.5", temperature=0.5),
+    _sparse(8, 128, ", τ 2", ", τ = 2", temperature=2.0),
+    _dense(256),
+    *(_sparse(kept, 256) for kept in (64, 8, 4)),
+)
 _OTHERS = (_BASE, *(Change(name, MIXERS[name].title, {"mixer": name}) for name in MIXERS if name != "fm"))
 CHANGES = {change.name: change for change in (*_PARTS, *_SLOTS, *_OTHERS, *SETTINGS)}
 
@@ -243,6 +250,13 @@ def parts(result: dict) -> str:
     return compared(result, _PARTS, {})
 
 
+def touched(rows: list[dict]) -> str:
+    """Bytes of the state that a token reads and writes, over all layers, without the convolution's."""
+    config = Config.lenient(**CHANGES[rows[0]["change"]].options)
+    options = cast(DenseConfig, config.options)
+    return f"{4 * config.num_layers * (options.top_k or options.num_slots) * options.width(config.d_model):,}"
+
+
 def slots(result: dict) -> str:
     """What numbers of slots give, and what the slots do; means over layers, then over seeds."""
 
@@ -250,6 +264,7 @@ def slots(result: dict) -> str:
         return lambda rows: spread([fmean(row["slots"][name]) for row in rows], digits)
 
     columns = {
+        "bytes that a token touches": touched,
         "dead slots a layer": over_layers("dead", 1),
         "router's entropy, bits": over_layers("entropy", 2),
         "bits that the strongest slot tells of the byte": over_layers("tells", 2),

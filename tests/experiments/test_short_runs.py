@@ -61,6 +61,12 @@ def test_a_change_is_compared_with_the_run_of_its_seed():
     assert second == "| other | 10 | 20 | 3 | 4.867 (2.500–9.000) | 1.000 | 0.300 (0.100–0.500) | 6 |"
 
 
+def test_a_token_touches_the_slots_that_it_keeps():
+    """Four layers of slots of 256 numbers of four bytes."""
+    for change, slots in (("fm", 32), ("8 of 32", 8), ("fm 256", 256), ("8 of 128, τ 2", 8)):
+        assert short_runs.touched([row(change, 0, 2.0)]) == f"{4 * 256 * 4 * slots:,}"
+
+
 def test_mutual_information_of_dependent_lists():
     byte = torch.arange(8).repeat(50)
     assert math.isclose(mutual_information(byte // 2, byte), 2.0)

@@ -12,6 +12,7 @@ FAULTS = [
         ("short runs: an entropy is not a mutual information", "[1]) - entropy(counts)", "[1])"),
         ("short runs: the whole router's use decides who is dead", "use < DEAD * use.mean()", "use < DEAD * use.sum()"),
         ("short runs: reading decides who is dead", "layer.theta.flatten(0, 1)", "layer.affinity.flatten(0, 1)"),
+        ("short runs: a token touches all slots", "(options.top_k or options.num_slots)", "options.num_slots"),
         ("short runs: bits of chance count", " - mutual_information(strongest, shuffled)", ""),
     ),
 ]
