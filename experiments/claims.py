@@ -1,14 +1,14 @@
 """What the paper claims, beside what is stored of it here: a row a claim, made of the results of other experiments."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 
-from experiments import length
+from experiments import length, mqar
 from experiments.frame import Experiment, Run, stored
 from experiments.recall import SHOWN
 from experiments.short_runs import CHANGES
 
-SOURCES = ("length", "recall", "short_runs", "speed_dense", "speed_sparse")
+SOURCES = ("length", "mqar", "recall", "recall_in_text", "short_runs", "speed_dense", "speed_sparse")
 
 
 def load() -> dict:
@@ -21,11 +21,19 @@ def table(result: dict) -> str:
 
 
 def rows(result: dict) -> list[tuple[str, str, str, str]]:
-    text, told = Text(result["length"]), Told(result["recall"])
+    text, told = Text(result["length"]), Told(result["recall"], lambda row: row["recall"][str(SHOWN)])
+    inside = Told(
+        result["recall_in_text"], lambda row: {gap: found["share"] for gap, found in row["answers"].items()}
+    )  # fmt: skip
+    pairs = Told(
+        result["mqar"],
+        lambda row: {str(pairs): share for size, pairs, share in row["accuracy"] if size <= mqar.LONGEST},
+    )
     decode = next(row for row in result["speed_dense"]["rows"] if row["what"].startswith("decode"))
     quarter = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 32))
     few = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 4))
     many = ("fm 128", "32 of 128", "8 of 128")  # with as many seeds each, so that their means compare
+    names = ("fm", "fm-sparse 8 of 32", "mamba2")
     windowed = f"{text.at(16384, 'transformer')}, {text.windowed(16384)}"
     return [
         (
@@ -44,9 +52,11 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
         (
             "Better than Mamba-2 far beyond the training length",
             f"text: {text.at(16384, 'fm', 'mamba2')}; gain over reset: {text.at(16384, 'fm', 'mamba2', part='gain')}. "
-            f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'mamba2', 'mamba2 stretched')}",
-            f"text: {text.seeds('fm', 'mamba2')}; recall: {told.seeds('fm', 'mamba2', 'mamba2 stretched')}",
-            "a long memory on real text: there no model keeps more than some hundred bytes",
+            f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'mamba2', 'mamba2 stretched')}. "
+            f"Names inside text, after 256 bytes: {inside.at(256, *names)}; after 4,096: {inside.at(4096, *names)}",
+            f"text: {text.seeds('fm', 'mamba2')}; recall: {told.seeds('fm', 'mamba2', 'mamba2 stretched')}; "
+            f"names: {inside.seeds(*names)}",
+            "a long memory on plain text: there no model keeps more than some hundred bytes",
         ),
         (
             "Sparse is as good as dense",
@@ -54,9 +64,11 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
             f"Short runs on text: {_short(result['short_runs'], *many)}. "
             f"Recall after 64: {told.at(64, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}; "
             f"after 65,536: {told.at(65536, 'fm-sparse 8 of 32', 'fm-sparse stretched', 'fm')}, "
-            f"{told.at(65536, 'fm-sparse 4 of 16', 'fm 16')}",
+            f"{told.at(65536, 'fm-sparse 4 of 16', 'fm 16')}. "
+            f"MQAR, 64 pairs: {pairs.at(64, 'fm-sparse 8 of 32', 'fm')}",
             f"text: {text.seeds('fm-sparse', 'fm')}; short runs: {_short_seeds(result['short_runs'], *many)}; "
-            f"recall: {told.seeds('fm-sparse 8 of 32', 'fm-sparse stretched', 'fm')}",
+            f"recall: {told.seeds('fm-sparse 8 of 32', 'fm-sparse stretched', 'fm')}; "
+            f"MQAR: {pairs.seeds('fm-sparse 8 of 32', 'fm')}",
             "M ≥ 128, of which the paper speaks, beyond 0.8 MB of text",
         ),
         (
@@ -112,18 +124,21 @@ class Text:
 
 
 class Told:
-    """Shares of right values, by rival; those without a run are said to have none."""
+    """Shares of right values, by rival; those without a run are said to have none.
 
-    def __init__(self, result: dict):
+    shares(row) -> the shares of a run, by what was asked.
+    """
+
+    def __init__(self, result: dict, shares: Callable[[dict], dict[str, float]]):
         self.runs: dict[str, list[dict]] = {}
         for row in result["rows"]:
-            self.runs.setdefault(row["rival"], []).append(row["recall"][str(SHOWN)])
+            self.runs.setdefault(row["rival"], []).append(shares(row))
 
-    def at(self, gap: int, *names: str) -> str:
-        return ", ".join(f"{TITLES[name]} {self._share(name, str(gap))}" for name in names)
+    def at(self, asked: int, *names: str) -> str:
+        return ", ".join(f"{TITLES[name]} {self._share(name, str(asked))}" for name in names)
 
-    def _share(self, name: str, gap: str) -> str:
-        shares = [run[gap] for run in self.runs.get(name, []) if gap in run]
+    def _share(self, name: str, asked: str) -> str:
+        shares = [run[asked] for run in self.runs.get(name, []) if asked in run]
         if not shares:
             return "not measured"
         return length.spread(shares)
@@ -134,7 +149,7 @@ class Told:
 
 def _seeds(counts: Iterable[int]) -> str:
     fewest = min(counts)
-    return f"at least {fewest} seed{'s' * (fewest != 1)} each, lowest and highest in brackets"
+    return f"at least {fewest} seed{'s' * (fewest != 1)} each"
 
 
 TITLES = {
