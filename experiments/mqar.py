@@ -129,7 +129,7 @@ def said(row: dict) -> str:
 
 
 def table(result: dict) -> str:
-    """Shares of right values: the mean over seeds, lowest to highest."""
+    """Shares of right values: the mean over seeds, lowest to highest; last, of who knows values alone."""
     tasks = [task[:2] for task in result["rows"][0]["accuracy"]]
     head = ["", "parameters", "state", "seeds", "steps to 0.95", *(f"{n} pairs in {L:,}" for L, n in tasks)]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
@@ -138,7 +138,8 @@ def table(result: dict) -> str:
         cells = [rival.title, f"{rows[0]['parameters']:,}", state, str(len(rows)), steps_to(0.95, rows)]
         cells += [cell([row["accuracy"][i][2] for row in rows]) for i in range(len(tasks))]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = ["one who knows which values were told, not whose", *"––––", *(f"{1 / pairs:.2f}" for _, pairs in tasks)]
+    return "\n".join([*lines, f"| {' | '.join(cells)} |"])
 
 
 @matplotlib.rc_context(TEXT)
@@ -153,6 +154,7 @@ def draw(result: dict, path: Path) -> None:
         columns = [[row["accuracy"][i][2] for row in rows] for i in tasks]
         left.plot(pairs, [*map(fmean, columns)], color=colour, linestyle=dash, marker=marker, label=rival.title)
         left.fill_between(pairs, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
+    left.plot(pairs, [1 / n for n in pairs], color="black", linewidth=1, linestyle=":", label="which values, not whose")
     left.set_xscale("log", base=2)
     left.set(xlabel="pairs told", ylabel="share of values that are right", ylim=(-0.02, 1.04))
     left.set_xticks(pairs, [str(n) for n in pairs])

@@ -651,7 +651,7 @@ def draw(result: dict, path: Path) -> None:
         at = [int(gap) for gap in gaps]
         left.plot(at, [*map(fmean, columns)], color=colour, linestyle=dash, marker=marker, label=rival.title)
         left.fill_between(at, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
-    gap_axes(left, [gap for gap in FULL.gaps if gap], FULL.gap)
+    gap_axes(left, [gap for gap in FULL.gaps if gap], FULL.gap, SHOWN)
     left.set_title(f"Who still knows {SHOWN} pairs, and for how long")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     row = next(row for row in result["rows"] if "gates" in row)
@@ -668,8 +668,19 @@ def draw(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110, format="png")
 
 
-def gap_axes(axes: Axes, gaps: list[int], trained: int, luck: float = 1 / VALUES) -> None:
-    axes.axhline(luck, color="black", linewidth=1, linestyle=":")
+def unbound(pairs: int) -> float:
+    """The share that is right of one who knows which values were told, not whose, and leaves out those named already.
+
+    >>> unbound(2)  # one of two, then the one that is left
+    0.75
+    """
+    return fmean(1 / left for left in range(1, 1 + pairs))
+
+
+def gap_axes(axes: Axes, gaps: list[int], trained: int, pairs: int, luck: float = 1 / VALUES) -> None:
+    for share, word in ((luck, "luck"), (unbound(pairs), "which values, not whose")):
+        axes.axhline(share, color="black", linewidth=1, linestyle=":")
+        axes.annotate(word, (1, share), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize="small")
     axes.axvline(trained, color="black", linewidth=1)
     axes.text(trained * 1.1, 0.05, "longest gap\nin training", va="bottom", fontsize="small")
     axes.set_xscale("log", base=2)
@@ -696,7 +707,7 @@ def draw_live(result: dict, live: dict[int, float], path: Path) -> None:
     axes.plot([*live], [*live.values()], color="black", linewidth=3, marker="o", label=LIVE.title)
     for (title, shares), (colour, dash, marker) in zip(_stored_means(result, pairs).items(), STYLES, strict=False):
         axes.plot([*shares], [*shares.values()], color=colour, linestyle=dash, marker=marker, label=title)
-    gap_axes(axes, [gap for gap in FULL.gaps if 0 < gap <= max(live)], LIVE_SIZES.gap)
+    gap_axes(axes, [gap for gap in FULL.gaps if 0 < gap <= max(live)], LIVE_SIZES.gap, pairs)
     axes.set_title(f"Who still knows {pairs} pairs, and for how long")
     figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110, format="png")

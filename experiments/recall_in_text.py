@@ -238,7 +238,7 @@ def draw(result: dict, path: Path) -> None:
         at = [int(gap) for gap in gaps]
         axes.plot(at, [*map(fmean, columns)], color=colour, linestyle=dash, marker=marker, label=rival.title)
         axes.fill_between(at, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
-    gap_axes(axes, [*FULL.gaps], FULL.gap, luck=1 / len(LETTERS))
+    gap_axes(axes, [*FULL.gaps], FULL.gap, PAIRS, luck=1 / len(LETTERS))
     axes.set(xlabel="bytes of text between a definition and its use")
     rival, rows = found[0]
     shown = {int(gap): fmean(row["answers"][gap]["share"] for row in rows) for gap in rows[0]["answers"]}

@@ -102,6 +102,7 @@ def test_the_table_has_each_task_and_its_seeds():
          "accuracy": [[*task, share] for task in tasks]}
         for seed, share in ((0, 0.5), (1, 1.0))
     ]  # fmt: skip
-    head, _, line = mqar.table({"rows": rows}).splitlines()
+    head, _, line, values = mqar.table({"rows": rows}).splitlines()
     assert head.endswith("| 4 pairs in 64 | 64 pairs in 256 |")
     assert line == "| FM, 32 slots | 10 | 20 | 2 | 100, 1 never | 0.75 (0.50–1.00) | 0.75 (0.50–1.00) |"
+    assert values.endswith(" – | – | – | – | 0.25 | 0.02 |")
