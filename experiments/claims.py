@@ -32,7 +32,7 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
     decode = next(row for row in result["speed_dense"]["rows"] if row["what"].startswith("decode"))
     quarter = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 32))
     few = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 4))
-    many = ("fm 128", "32 of 128", "8 of 128")  # with as many seeds each, so that their means compare
+    many = ("fm 128", "32 of 128", "8 of 128", "4 of 128")  # with as many seeds each, so that their means compare
     names = ("fm", "fm-sparse 8 of 32", "mamba2")
     windowed = f"{text.at(16384, 'transformer')}, {text.windowed(16384)}"
     return [

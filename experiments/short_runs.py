@@ -116,7 +116,10 @@ _SLOTS = (
     _dense(256),
     *(_sparse(kept, 256) for kept in (64, 8, 4)),
 )
-_OTHERS = (_BASE, *(Change(name, MIXERS[name].title, {"mixer": name}) for name in MIXERS if name != "fm"))
+_OTHERS = (  # fm-sparse is 8 of 32
+    _BASE,
+    *(Change(name, MIXERS[name].title, {"mixer": name}) for name in MIXERS if name not in ("fm", "fm-sparse")),
+)
 CHANGES = {change.name: change for change in (*_PARTS, *_SLOTS, *_OTHERS, *SETTINGS)}
 
 
