@@ -34,6 +34,7 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
     few = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 4))
     many = ("fm 128", "32 of 128", "8 of 128", "4 of 128")  # with as many seeds each, so that their means compare
     names = ("fm", "fm-sparse 8 of 32", "mamba2")
+    few_slots = ("fm-sparse 4 of 16", "fm-sparse 4 of 16 warm", "fm 16")
     windowed = f"{text.at(16384, 'transformer')}, {text.windowed(16384)}"
     return [
         (
@@ -62,9 +63,9 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
             "Sparse is as good as dense",
             f"text, at 129–256: {text.at(256, 'fm-sparse', 'fm')}. "
             f"Short runs on text: {_short(result['short_runs'], *many)}. "
-            f"Recall after 64: {told.at(64, 'fm-sparse 8 of 32', 'fm', 'fm-sparse 4 of 16', 'fm 16')}; "
+            f"Recall after 64: {told.at(64, 'fm-sparse 8 of 32', 'fm', *few_slots)}; "
             f"after 65,536: {told.at(65536, 'fm-sparse 8 of 32', 'fm-sparse stretched', 'fm')}, "
-            f"{told.at(65536, 'fm-sparse 4 of 16', 'fm 16')}. "
+            f"{told.at(65536, *few_slots)}. "
             f"MQAR, 64 pairs: {pairs.at(64, 'fm-sparse 8 of 32', 'fm')}",
             f"text: {text.seeds('fm-sparse', 'fm')}; short runs: {_short_seeds(result['short_runs'], *many)}; "
             f"recall: {told.seeds('fm-sparse 8 of 32', 'fm-sparse stretched', 'fm')}; "
@@ -156,7 +157,8 @@ TITLES = {
     "fm": "FM", "fm-sparse": "sparse FM", "mamba2": "Mamba-2", "transformer": "Transformer", "rotary": "rotary",
     "none": "no positions", "alibi": "ALiBi", "none conv": "no positions with a convolution",
     "mamba2 stretched": "Mamba-2 trained on longer gaps", "fm-sparse 8 of 32": "8 of 32 slots",
-    "fm-sparse 4 of 16": "4 of 16", "fm-sparse stretched": "8 of 32 trained on longer gaps", "fm 16": "all 16",
+    "fm-sparse 4 of 16": "4 of 16", "fm-sparse 4 of 16 warm": "4 of 16 after a dense beginning",
+    "fm-sparse stretched": "8 of 32 trained on longer gaps", "fm 16": "all 16",
 }  # fmt: skip
 
 
