@@ -59,7 +59,6 @@ _FAR = tuple(
     for rival in _ASKED[:4]
 )
 ASKED = {rival.name: rival for rival in _ASKED + _FAR}
-DRAWN = ("fm", "fm-sparse 8 of 32", "mamba2", "none conv", "fm-sparse 8 of 32 far")
 
 
 class Sizes(NamedTuple):
@@ -228,16 +227,16 @@ def table(result: dict) -> str:
 
 @matplotlib.rc_context(TEXT)
 def draw(result: dict, path: Path) -> None:
-    """The share of right values by the bytes of text between, mean and range over seeds."""
+    """The share of right values by the bytes of text between: the mean over seeds, and each seed."""
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     axes = figure.subplots()
-    found = by_rival(result, tuple(ASKED[name] for name in DRAWN))
+    found = by_rival(result, _ASKED)
     for (rival, rows), (colour, dash, marker) in zip(found, STYLES, strict=False):
         gaps = [*rows[0]["answers"]]
         columns = [[row["answers"][gap]["share"] for row in rows] for gap in gaps]
         at = [int(gap) for gap in gaps]
-        axes.plot(at, [*map(fmean, columns)], color=colour, linestyle=dash, marker=marker, label=rival.title)
-        axes.fill_between(at, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15, linewidth=0)
+        axes.plot(at, [*map(fmean, columns)], color=colour, ls=dash, marker=marker, lw=2.5, label=rival.title)
+        axes.plot(at, columns, color=colour, linewidth=0.8)
     gap_axes(axes, [*FULL.gaps], FULL.gap, PAIRS, luck=1 / len(LETTERS))
     axes.set(xlabel="bytes of text between a definition and its use")
     rival, rows = found[0]
@@ -245,7 +244,8 @@ def draw(result: dict, path: Path) -> None:
     lost = next((gap for gap, share in shown.items() if share < max(shown.values()) / 2), None)
     finding = "the names are held" if lost is None else f"half of the names are lost by {lost:,} bytes"
     axes.set_title(f"{rival.title}: {finding}")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, title="thick: the mean; thin: each seed")
     figure.savefig(path, dpi=110, format="png")
 
 
