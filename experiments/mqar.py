@@ -173,7 +173,7 @@ def draw(result: dict, path: Path) -> None:
             if rival.name in CAPACITY
         }.items()
     )
-    right.plot(*zip(*sizes, strict=True), color=STYLES[0][0], label="FM of 16 to 128 slots, mean")
+    right.plot(*zip(*sizes, strict=True), color=STYLES[0][0], label="FM by its number of slots, mean")
     right.plot([], [], color=STYLES[1][0], linestyle="", marker=STYLES[1][2], label="others with a fixed state")
     right.set_xscale("log", base=2)
     right.set_xticks([size for size, _ in sizes], [f"{size:,}" for size, _ in sizes])
