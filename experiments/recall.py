@@ -329,6 +329,9 @@ def learn(
     optimizer = optimizer_for(cast(Any, model), settings)
     scheduler, losses = LambdaLR(optimizer, settings.rate), []
     for step in range(1, steps + 1):
+        if rival.shrinks:
+            for block in cast("list[Block]", model.blocks):
+                block.mixer.top_k = rival.kept((step - 1) / steps)
         loss, shown = losses_of(model.train(), step, generator)
         optimizer.zero_grad()
         loss.backward()
@@ -345,9 +348,6 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
     """`learn`, from the loss of the answers."""
 
     def losses_of(model: Model, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        if rival.shrinks:
-            for block in cast("list[Block]", model.blocks):
-                block.mixer.top_k = rival.kept((step - 1) / sizes.steps)
         pairs = sizes.pairs[step % len(sizes.pairs)]
         far = rival.stretched > 0 and step % 10 == 0
         gap = int(torch.randint((rival.stretched if far else sizes.gap) + 1, (), generator=generator))

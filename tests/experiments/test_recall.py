@@ -1,5 +1,6 @@
 """Recall over a gap: the sequences are what they say, and the measure is right for models that are known."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -232,6 +233,9 @@ def test_slots_shrink_until_half_of_the_training_is_over(monkeypatch):
     *_, (_, _, model) = recall.train(rival, 0, sizes)
     assert kept == [k for k in (16, 12, 9, 7, 5, 4, 4, 4, 4, 4) for _ in range(recall.LAYERS)]
     assert [block.mixer.top_k for block in model.blocks] == [4, 4]
+    kept.clear()
+    [*recall.train(dataclasses.replace(rival, times=2), 0, sizes)]  # over all the steps that it has
+    assert kept[::4] == [16, 12, 9, 7, 5, 4, 4, 4, 4, 4]
 
 
 def test_a_half_life_is_that_of_what_the_slots_hold():

@@ -53,34 +53,27 @@ def test_without_the_norm_slots_are_read_as_they_are():
     assert not torch.allclose(plain(x)[0], layer(x)[0], rtol=0.1)
 
 
-def read_by_the_loop(inputs, memory, read):
-    """What `read` makes of phi and the slots after each token, and the last state."""
-    (theta, phi, _), value = inputs
-    ys = []
-    for t in range(value.shape[1]):
-        _, memory = reference.step(theta[:, t], phi[:, t], value[:, t], memory)
-        ys.append(read(phi[:, t, :, None], memory))
-    return torch.stack(ys, 1), memory
+def scanned(module, length):
+    """A layer, what its memory is given, the memory before, and what the layer makes of them."""
+    layer, memory = made(module), some(2, 5, 6)
+    inputs, _, _ = layer._project(some(2, length, 8), torch.zeros(2, *layer.conv.tail_shape, dtype=torch.float64))
+    return layer, inputs, memory, *layer._scan(inputs, memory)
 
 
 @pytest.mark.parametrize("length", [1, 8, 19])
 def test_one_norm_is_over_the_whole_state(length):
-    layer = made(variants.OneNorm)
-    inputs, _, _ = layer._project(some(2, length, 8), torch.zeros(2, *layer.conv.tail_shape, dtype=torch.float64))
-    memory = some(2, 5, 6)
-    y, last = layer._scan(inputs, memory)
-    want, state = read_by_the_loop(
-        inputs, memory, lambda phi, h: (phi * h).sum(1) / (h.square().mean((1, 2), True)[:, 0] + 1e-6).sqrt()
-    )
-    assert torch.allclose(y, want, rtol=1e-9) and torch.allclose(last, state, rtol=1e-9)
+    _, ((theta, phi, _), value), state, y, last = scanned(variants.OneNorm, length)
+    want = []
+    for t in range(length):
+        _, state = reference.step(theta[:, t], phi[:, t], value[:, t], state)
+        rms = (state.square().mean((1, 2)) + 1e-6).sqrt()
+        want.append((phi[:, t, :, None] * state).sum(1) / rms[:, None])
+    assert torch.allclose(y, torch.stack(want, 1), rtol=1e-9) and torch.allclose(last, state, rtol=1e-9)
 
 
 @pytest.mark.parametrize("length", [1, 8, 19])
 def test_each_slot_may_take_a_value_of_its_own(length):
-    layer = made(variants.ValuePerSlot)
-    inputs, _, _ = layer._project(some(2, length, 8), torch.zeros(2, *layer.conv.tail_shape, dtype=torch.float64))
-    memory = some(2, 5, 6)
-    y, last = layer._scan(inputs, memory)
+    layer, inputs, memory, y, last = scanned(variants.ValuePerSlot, length)
     (theta, phi, _), value = inputs
     slots, want = memory * layer.scale, []
     for t in range(length):

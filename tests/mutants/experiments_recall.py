@@ -16,8 +16,8 @@ FAULTS = [
         ("recall: half-lives of all slots count alike", "return sum(v * (1 - f) ** fillers for v, f in", "return sum(sum(layer[\"value\"]) / len(layer[\"value\"]) * (1 - f) ** fillers for v, f in"),
         ("recall: noise in what is measured", "model.eval()  # without noise", "model  # without noise"),
         ("recall: all slots until the training is over", "min(1, 2 * progress)", "progress"),
-        ("recall: slots that shrink shrink in one layer", "                block.mixer.top_k = rival.kept((step - 1) / sizes.steps)",
-         "                block.mixer.top_k = rival.kept((step - 1) / sizes.steps)\n                break"),
+        ("recall: slots that shrink shrink in one layer", "                block.mixer.top_k = rival.kept((step - 1) / steps)",
+         "                block.mixer.top_k = rival.kept((step - 1) / steps)\n                break"),
     ),
     *planted(
         "experiments/variants.py", "tests/experiments/test_variants.py",
