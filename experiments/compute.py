@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import nn
 
-from experiments.frame import SEED, Experiment, Run, UsageError, about, asked_for, study, study_options
+from experiments.frame import SEED, Experiment, Run, UsageError, about, asked_for, made_on, study, study_options
 from experiments.length import spread
 from layers import MIXERS, AttentionConfig, DenseConfig, Mamba2Config
 from lm import pretrained
@@ -127,24 +127,24 @@ def training_flops(model: LanguageModel, settings: Settings) -> float:
 
 
 @cache
-def text() -> Corpus:
+def text(path: str | None = None) -> Corpus:
     try:
-        return read_corpus()
+        return read_corpus(path)
     except DataError as error:
         raise UsageError(" ".join(str(error).split())) from error
 
 
-def one_run(mixer: str, width: int, seed: int, *, sizes: Sizes) -> dict:
+def one_run(mixer: str, width: int, seed: int, *, sizes: Sizes, source: str | None = None, device: str = "cpu") -> dict:
     """Train a model and measure its loss on text that it has not seen."""
-    began, corpus = time.perf_counter(), text()
+    began, corpus = time.perf_counter(), text(source)
     config, settings = sizes.asked(mixer, width, seed)
     with tempfile.TemporaryDirectory() as folder:
-        model = train(config, settings, corpus, folder, quiet=True)
-    windows = even_windows(corpus.stream("validation"), sizes.windows, settings.length)
+        model = train(config, settings, corpus, folder, quiet=True, device=device)
+    windows = even_windows(corpus.stream("validation"), sizes.windows, settings.length).to(device)
     return {
         "mixer": mixer, "width": width, "seed": seed, "parameters": model.num_parameters(), "steps": settings.steps,
         "flops": training_flops(model, settings), "bits per byte": held_out_loss(model, windows, settings.batch),
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.perf_counter() - began, 1), **made_on(device),
     }  # fmt: skip
 
 
@@ -153,9 +153,14 @@ def measure(run: Run) -> dict:
     mixers, seeds = asked_for(run, pretrained.comparable())
     rate = Settings(**sizes.settings)
     how = {"tokens over width squared": sizes.tokens, "bytes a window": rate.length, "windows a step": rate.batch}
-    known = about(asdict(text().description()), threads=1, lr=rate.lr, windows=sizes.windows, **how, **sizes.config)
-    wanted = [(mixer, width, seed) for seed in seeds for width in sizes.widths for mixer in mixers]
-    return study(run, known, wanted, partial(one_run, sizes=sizes), key, place, said, run.options.processes)
+    source, device = run.options.text, run.options.device
+    known = about(
+        asdict(text(source).description()), threads=1, lr=rate.lr, windows=sizes.windows, **how, **sizes.config
+    )
+    widths = run.options.widths or sizes.widths
+    wanted = [(mixer, width, seed) for seed in seeds for width in widths for mixer in mixers]
+    one = partial(one_run, sizes=sizes, source=source, device=device)
+    return study(run, known, wanted, one, key, place, said, run.options.processes)
 
 
 def key(row: dict) -> tuple[str, int, int]:
@@ -172,7 +177,9 @@ def said(row: dict) -> str:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    study_options(parser, "mixer and size", only=False)
+    study_options(parser, "mixer and size", only=False, device=True)
+    parser.add_argument("--widths", type=int, nargs="*", help="of the models (default: 32, 48 and 80)")
+    parser.add_argument("--text", help="file or folder of text (default: the source of Python's library)")
 
 
 # --- what shows it ---------------------------------------------------------------------------------------------

@@ -199,12 +199,22 @@ def study(
     return result
 
 
-def study_options(parser: argparse.ArgumentParser, what: str, only: bool = True) -> None:
-    """Of a command that makes the runs of a study, each of one `what`."""
+def study_options(parser: argparse.ArgumentParser, what: str, only: bool = True, device: bool = False) -> None:
+    """Of a command that makes the runs of a study, each of one `what`, where `device` says if it can choose."""
     if only:
         parser.add_argument("--only", nargs="*", default=[], metavar=what.upper(), help=f"some {what}s (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help=f"runs of a {what} (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
+    if device:
+        parser.add_argument("--device", default="cpu", help="where models are trained: cpu or cuda (default: cpu)")
+
+
+def made_on(device: str) -> dict[str, str]:
+    """What a row says of where it was made: nothing on a CPU, else the device and the versions there."""
+    if device == "cpu":
+        return {}
+    here = environment()
+    return {"made on": f"{here['on']}, torch {here['torch']}, triton {here['triton']}"}
 
 
 def asked_for(run: Run, names: Iterable[str], tiny: Sequence[str] = ()) -> tuple[list[str], range]:
@@ -213,6 +223,9 @@ def asked_for(run: Run, names: Iterable[str], tiny: Sequence[str] = ()) -> tuple
     for option in ("seeds", "processes"):
         if getattr(options, option) < 1:
             raise UsageError(f"--{option} must be at least 1, got {getattr(options, option)}")
+    device = getattr(options, "device", "cpu")
+    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
+        raise UsageError(f"--device must be cpu, or cuda where there is a GPU, got {device!r}")
     only = getattr(options, "only", [])
     for name in only:
         if name not in names:

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.frame import Experiment, Run, about, asked_for, study, study_options
+from experiments.frame import Experiment, Run, about, asked_for, made_on, study, study_options
 from experiments.variants import NoGateNorm, NoMergeRate, NoNorm, NoUpdateRate, OneNorm, TwoRouters, ValuePerSlot
 from layers import MIXERS, FactorizationMemory
 from layers.router import Routing
@@ -178,6 +178,19 @@ _TRAINED = (
         "transformer", {"head_width": 20}, stretched=1024, **_NEAR,
     ),
 )  # fmt: skip
+LARGE = tuple(
+    Rival(
+        f"{name} large{'' if rate == 3e-3 else f' {rate:g}'}", f"{title}, rate {rate:g}",
+        mixer, given, width=width, lr=rate, farthest=farthest,
+    )
+    for name, title, mixer, given, width, farthest in (
+        ("fm", "FM, 32 slots", "fm", _FM, 240, 1 << 16),
+        ("fm-sparse 8 of 32", "FM, 8 of 32 slots", "fm-sparse", _FM | {"top_k": 8}, 240, 1 << 16),
+        ("mamba2", "Mamba-2, state 15 × 32 × 32", "mamba2", _MAMBA, 240, 1 << 16),
+        ("rotary", "Transformer, rotary positions", "transformer", {"head_width": 20}, 300, 1 << 12),
+    )
+    for rate in (1e-3, 3e-3)
+)  # fmt: skip
 RATES = (1e-3, 3e-3, 1e-2)  # searched; all learn at 3e-3, which in the mean over seeds is best for Mamba-2 too
 _SEARCHED = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "hgrn2", "gsa", "mom")
 RIVALS = (
@@ -187,6 +200,7 @@ RIVALS = (
     + _TRAINED
     + SLOTS
     + _HELPED
+    + LARGE
     + tuple(
         replace(rival, name=f"{rival.name} {rate:g}", lr=rate, of=rival.name)
         for rival in _COMPARED + _NEIGHBOURS
@@ -303,6 +317,10 @@ class Model(nn.Module):
             states.append(new)
         return self.norm(x), states
 
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
@@ -317,14 +335,14 @@ class Model(nn.Module):
 
 def learn(
     rival: Rival, seed: int, steps: int, losses_of: Callable[[Model, int, torch.Generator], tuple[Tensor, Tensor]],
-    vocabulary: int = VOCABULARY,
+    vocabulary: int = VOCABULARY, device: str = "cpu",
 ) -> Iterator[tuple[int, float, Model]]:  # fmt: skip
     """Every hundred steps and at the end: the step, the mean loss since the last, the model.
 
     losses_of(model, step, generator) -> the loss that is learned from, and the one that is shown.
     """
     torch.manual_seed(seed)
-    model, generator = rival.model(vocabulary), torch.Generator().manual_seed(1000 + seed)
+    model, generator = rival.model(vocabulary).to(device), torch.Generator().manual_seed(1000 + seed)
     settings = Settings(steps=steps, lr=rival.lr, warmup=min(100, steps // 2))
     optimizer = optimizer_for(cast(Any, model), settings)
     scheduler, losses = LambdaLR(optimizer, settings.rate), []
@@ -344,26 +362,27 @@ def learn(
             losses = []
 
 
-def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, Model]]:
+def train(rival: Rival, seed: int, sizes: Sizes, device: str = "cpu") -> Iterator[tuple[int, float, Model]]:
     """`learn`, from the loss of the answers."""
 
     def losses_of(model: Model, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         pairs = sizes.pairs[step % len(sizes.pairs)]
         far = rival.stretched > 0 and step % 10 == 0
         gap = int(torch.randint((rival.stretched if far else sizes.gap) + 1, (), generator=generator))
-        tokens = sequences(generator, sizes.batch // (4 if far else 1), pairs, gap)
+        tokens = sequences(generator, sizes.batch // (4 if far else 1), pairs, gap).to(device)
         _, right = answers(tokens, pairs)
         x, _ = model(tokens[:, :-1])
         loss = F.cross_entropy(model.head(x[:, 1 - 2 * pairs :: 2]).flatten(0, 1), right.flatten())
         return loss, loss
 
-    return learn(rival, seed, rival.times * sizes.steps, losses_of)
+    return learn(rival, seed, rival.times * sizes.steps, losses_of, device=device)
 
 
 @torch.no_grad()
 def recall(model: Model, pairs: int, gap: int, count: int, kind: str = "fillers") -> float:
     """The share of values that are right."""
     tokens = sequences(torch.Generator().manual_seed(10**6 + 1000 * pairs + gap), count, pairs, gap, kind)
+    tokens = tokens.to(model.device)
     asks, right = answers(tokens, pairs)
     state = None
     for part in tokens[:, : -2 * pairs].split(LONG, 1):
@@ -420,6 +439,7 @@ def without_faint_writes(model: nn.Module) -> Iterator[None]:
 def gates(model: Model, pairs: int = 8, gap: int = 256, count: int = 16) -> list[dict[str, list[float]]]:
     """By layer and kind of token: the mean theta of every slot, while pairs are told and fillers pass."""
     tokens = sequences(torch.Generator().manual_seed(10**6), count, pairs, gap)[:, : 2 * pairs + gap]
+    tokens = tokens.to(model.device)
     kinds, rows = tokens.div(KEYS, rounding_mode="floor"), []  # 0, 1, 2 as in KINDS
     for block, (theta, _, slots) in zip(cast("list[Block]", model.blocks), routings(model, tokens), strict=True):
         if slots is not None:
@@ -445,11 +465,11 @@ def half_life(layer: dict[str, list[float]]) -> float:
     return 10**high
 
 
-def one_run(name: str, seed: int, sizes: Sizes) -> dict:
+def one_run(name: str, seed: int, sizes: Sizes, device: str = "cpu") -> dict:
     """Train a rival and test it."""
     rival, began, curve = rival_of(name), time.perf_counter(), []
     model = None
-    for step, loss, model in train(rival, seed, sizes):
+    for step, loss, model in train(rival, seed, sizes, device):
         curve.append([step, loss, recall(model, SHOWN, sizes.gap, sizes.sequences)])
     assert model is not None
     shares = {
@@ -466,7 +486,7 @@ def one_run(name: str, seed: int, sizes: Sizes) -> dict:
     row = {
         "rival": name, "seed": seed, "parameters": model.num_parameters(), "state": model.state_numbers(1024),
         "seconds": round(time.perf_counter() - began, 1), "curve": curve, "recall": shares,
-        "harder": harder,
+        "harder": harder, **made_on(device),
     }  # fmt: skip
     if isinstance(cast(Block, model.blocks[0]).mixer, FactorizationMemory):
         row["gates"] = gates(model)
@@ -490,7 +510,7 @@ def measure(run: Run) -> dict:
     names, seeds = asked_for(run, NAMES, ("fm", "mamba2", "none conv"))
     training = {"steps": sizes.steps, "sequences a step": sizes.batch}
     wanted = [(name, seed) for seed in seeds for name in names if not (rival_of(name).of and seed)]
-    one = partial(one_run, sizes=sizes)
+    one = partial(one_run, sizes=sizes, device=run.options.device)
     return study(run, about(None, threads=1, **training), wanted, one, key, place, said, run.options.processes)
 
 
@@ -508,7 +528,7 @@ def said(row: dict) -> str:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    study_options(parser, "rival")
+    study_options(parser, "rival", device=True)
 
 
 def by_rival(result: dict, rivals: tuple[Rival, ...] = _COMPARED) -> list[tuple[Rival, list[dict]]]:

@@ -19,10 +19,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ from torch import Tensor
 TINY = "--tiny" in sys.argv
 if TINY:
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
+
+from triton.runtime.autotuner import Autotuner  # noqa: E402
 
 import fast  # noqa: E402
 import reference  # noqa: E402
@@ -60,9 +63,10 @@ ALONE = "5" if TINY else "257"  # tokens of the case that every size is 1
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 SPEED_DTYPE = torch.float32 if TINY else torch.bfloat16
 COMPARED = ("flash attention", "Mamba-2 scan", "fla chunk_gla", "fla chunk_gsa")  # the last compile longest
+LIMIT = 110  # seconds of a row before it is stopped: those that try many configurations take long
 OTHERS = (*COMPARED, "Mamba-2 step")  # not this project's: they may fail
 COMMAND = [sys.executable, "-m", "experiments.speed_gpu", *(["--tiny"] if TINY else [])]
-COMPILERS = 0 if TINY else min(12, (os.cpu_count() or 1) - 2)  # processes
+COMPILERS = 0 if TINY else min(14, (os.cpu_count() or 1) - 2)  # processes
 
 
 # --- calls and their inputs ------------------------------------------------------------------------------------
@@ -681,19 +685,44 @@ def compile_all(until: float, processes: int = COMPILERS) -> None:
             process.wait()
 
 
-def compile_some(rows: list[Row], until: float) -> None:
-    for row in rows:
-        if time.time() < until:
-            with contextlib.suppress(Exception):
-                row.measure()
+def compile_some(rows: list[Row], until: float, index: int = 0, count: int = 1) -> None:
+    with share_of_tuning(index, count):
+        for row in rows:
+            if time.time() < until:
+                with contextlib.suppress(Exception):
+                    row.measure()
 
 
-def to_compile() -> list[Row]:
-    """Rows that together need most of what the others need; those that try many configurations come first."""
+@contextlib.contextmanager
+def share_of_tuning(index: int, count: int) -> Iterator[None]:
+    """Within, a kernel that tries many configurations tries a share of them, each once: they are compiled, not timed.
+
+    Times that were taken while other processes work would choose badly, and none is kept.
+    """
+    every = Autotuner.prune_configs
+
+    def share(self: Autotuner, *given) -> list:
+        found = every(self, *given)
+        return found[index::count] or found[:1]
+
+    def once(call: Callable, quantiles: tuple) -> tuple[float, ...]:
+        call()
+        return (0.0,) * len(quantiles)
+
+    with patch.object(Autotuner, "prune_configs", share), patch.object(Autotuner, "do_bench", staticmethod(once)):
+        yield
+
+
+def to_compile(index: int = 0, count: int = 1) -> list[Row]:
+    """What one of so many processes runs; all together need most of what the other rows need.
+
+    Rows that try many configurations are run by all processes, since each tries a share.
+    """
     rows = [row for row in all_rows() if row.kind != "large"]
     parts = ("correctness", "decode", "configurations")
-    compared = [row for row in rows if row.what.get("form") in COMPARED and row.what["T"] == FIRST_LENGTHS[0]]
-    return compared + [row for row in rows if row.part in parts]
+    tuned = [row for row in rows if row.what.get("form") in COMPARED and row.what["T"] == FIRST_LENGTHS[0]]
+    first, later = tuned[: len(COMPARED)], tuned[len(COMPARED) :]  # the first shape, and others
+    return first + [row for row in rows if row.part in parts][index::count] + later
 
 
 def measure(run: Run) -> dict:
@@ -707,8 +736,8 @@ def measure(run: Run) -> dict:
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(*(f"{name}: {value}" for name, value in known.items()), sep="\n", flush=True)
-    compile_all(time.time() + 12 * run.options.minutes)  # at most a fifth of the time
-    code = interruptible.supervise([*COMMAND, "measure", str(path.resolve()), str(until)], path, until)
+    compile_all(time.time() + 14 * run.options.minutes)  # at most a quarter of the time
+    code = interruptible.supervise([*COMMAND, "measure", str(path.resolve()), str(until)], path, until, limit=LIMIT)
     record = interruptible.read(path)
     report(record)
     return record | ({"ended": code} if code else {})
@@ -797,7 +826,8 @@ EXPERIMENT = Experiment(
 if __name__ == "__main__":  # a process that compiles, or the one that measures
     what, *given, until = [argument for argument in sys.argv[1:] if argument != "--tiny"]
     if what == "compile":
-        compile_some(to_compile()[int(given[0]) :: int(given[1])], float(until))
+        share = int(given[0]), int(given[1])
+        compile_some(to_compile(*share), float(until), *share)
     else:
         path = Path(given[0])
         sys.exit(interruptible.work(all_rows(), path, float(until), say=say, healthy=healthy, conclude=conclude))

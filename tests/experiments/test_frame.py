@@ -168,12 +168,16 @@ def test_a_study_goes_on_from_its_rows_on_another_machine(toy, capsys, monkeypat
         (["--only", "a", "lstm"], "--only must name some of a, b, got 'lstm'"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--processes", "-1"], "--processes must be at least 1, got -1"),
+        (["--device", "gpu"], "--device must be cpu, or cuda where there is a GPU, got 'gpu'"),
+        (["--device", "cuda"], "--device must be cpu, or cuda where there is a GPU, got 'cuda'"),
     ],
 )
-def test_what_a_study_is_asked_for(toy, arguments, problem):
+def test_what_a_study_is_asked_for(toy, monkeypatch, arguments, problem):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
     def asked(*given, tiny=False):
         parser = ArgumentParser()
-        frame.study_options(parser, "thing")
+        frame.study_options(parser, "thing", device=True)
         run = frame.Run(toy.EXPERIMENT, toy.results, tiny, parser.parse_args([*given]))
         return frame.asked_for(run, ("a", "b"), ("b",))
 

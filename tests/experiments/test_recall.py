@@ -71,6 +71,8 @@ def test_all_tokens_and_orders_come_up():
 class Oracle:
     """Answers from a table that it fills while it reads; of every fourth key it knows nothing."""
 
+    device = "cpu"
+
     def __init__(self, forgets=False):
         self.forgets, self.parts = forgets, []
 
@@ -122,10 +124,16 @@ def test_a_model_may_be_read_in_parts_and_knows_nothing_at_first(rival):
 
 
 def test_rivals_are_of_about_one_size():
-    """But for one, which asks what the width of another does, and those with other numbers of slots."""
-    others = {"no conv, no gate", *(rival.name for rival in recall.SLOTS)}
+    """But for one, which asks what the width of another does, and those of ten times the size or of other slots."""
+    others = {"no conv, no gate", *(rival.name for rival in recall.SLOTS + recall.LARGE)}
     sizes = [rival.model().num_parameters() for rival in RIVALS if rival.name not in others]
     assert max(sizes) < 1.17 * min(sizes)
+    large = [rival.model().num_parameters() for rival in recall.LARGE]
+    assert max(large) < 1.05 * min(large)
+    assert all(
+        9.7 < n / recall.rival_of(r.name.split(" large")[0]).model().num_parameters() < 10.3
+        for n, r in zip(large, recall.LARGE, strict=True)
+    )
     assert len({rival.name for rival in RIVALS}) == len(RIVALS)
 
 
@@ -261,7 +269,7 @@ def test_the_table_has_the_mean_and_the_range_over_seeds():
 
 def test_only_what_is_missing_is_run(monkeypatch, tmp_path, capsys):
     ran = in_this_process(monkeypatch)
-    options = SimpleNamespace(only=["fm"], seeds=2, processes=1)
+    options = SimpleNamespace(only=["fm"], seeds=2, processes=1, device="cpu")
     run = recall.Run(recall.EXPERIMENT, tmp_path, True, options)
     first = recall.measure(run)
     assert [job[:2] for job in ran] == [("fm", 0), ("mamba2", 0), ("none conv", 0)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import types
+from functools import partial
 
 import pytest
 import torch
@@ -252,6 +253,26 @@ def test_what_is_compiled_first_is_what_takes_longest_and_a_failure_ends_nothing
     speed_gpu.compile_some(mine, time.time() + 60)
     speed_gpu.compile_some(mine, time.time() - 1)
     assert done == ["a", "b"]
+
+
+def test_processes_that_compile_share_the_configurations_and_time_none():
+    tuner, tried = speed_gpu.Autotuner, []
+    kernel = types.SimpleNamespace(configs=[*range(5)], early_config_prune=None, perf_model=None, nargs={})
+
+    def calls(index: int, count: int) -> list:
+        with speed_gpu.share_of_tuning(index, count):
+            found = tuner.prune_configs(kernel, {})
+            times = [tuner.do_bench(partial(tried.append, config), quantiles=(0.5, 0.2)) for config in found]
+        assert times == [(0.0, 0.0)] * len(found)
+        return found
+
+    assert [calls(index, 2) for index in range(2)] == [[0, 2, 4], [1, 3]]
+    assert tried == [0, 2, 4, 1, 3]
+    assert calls(7, 8) == [0]  # a process with no share still runs what comes after
+    assert tuner.prune_configs(kernel, {}) == [*range(5)]  # as before
+    rows = [{row.key for row in speed_gpu.to_compile(index, 3)} for index in range(3)]
+    assert set.union(*rows) == {row.key for row in speed_gpu.to_compile()}
+    assert len(set.intersection(*rows)) == len(speed_gpu.COMPARED) * len(speed_gpu.SHAPES)
 
 
 def test_a_record_belongs_to_one_state_of_the_kernels(monkeypatch, tmp_path):
