@@ -1,18 +1,27 @@
 """What the paper claims, beside what is stored of it here: a row a claim, made of the results of other experiments."""
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
 
-from experiments import length, mqar
+from experiments import compute, length, mqar
 from experiments.frame import Experiment, Run, stored
 from experiments.recall import SHOWN
 from experiments.short_runs import CHANGES
 
-SOURCES = ("length", "mqar", "recall", "recall_in_text", "short_runs", "speed_dense", "speed_sparse")
+SOURCES = (
+    "compute",
+    "length",
+    "mqar",
+    "recall",
+    "recall_in_text",
+    "short_runs",
+    "speed_dense",
+    "speed_gpu",
+    "speed_sparse",
+)
 
 
 def load() -> dict:
-    return {name: stored(import_module(f"experiments.{name}").EXPERIMENT) for name in SOURCES}
+    return {name: stored(Experiment(name, measure)) for name in SOURCES}  # not their modules: some need Triton
 
 
 def table(result: dict) -> str:
@@ -34,14 +43,18 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
     few = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 4))
     many = ("fm 128", "32 of 128", "8 of 128", "4 of 128")  # with as many seeds each, so that their means compare
     names = ("fm", "fm-sparse 8 of 32", "mamba2")
+    large = ("fm large", "mamba2 large", "mamba2 large 0.001")
+    card = Card(result["speed_gpu"]["rows"])
     few_slots = ("fm-sparse 4 of 16", "fm-sparse 4 of 16 warm", "fm 16")
     windowed = f"{text.at(16384, 'transformer')}, {text.windowed(16384)}"
     return [
         (
             "Level with a Transformer at short context",
-            f"text, bits per byte at 129–256: {text.at(256, 'fm', 'fm-sparse', 'transformer')}",
-            f"text: {text.seeds('fm', 'fm-sparse', 'transformer')}",
-            "larger models, other text: these have 0.7M parameters",
+            f"text, bits per byte at 129–256: {text.at(256, 'fm', 'fm-sparse', 'transformer')}. "
+            f"At 1–256, by parameters: {_sizes(result['compute'], (112, 160), ('fm', 'transformer'))}",
+            f"text: {text.seeds('fm', 'fm-sparse', 'transformer')}; "
+            f"by parameters: {_sizes_seeds(result['compute'], (112, 160), ('fm', 'transformer'))}",
+            "larger models, other text, learning rates by size",
         ),
         (
             "Better than a Transformer far beyond the training length",
@@ -53,9 +66,10 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
         (
             "Better than Mamba-2 far beyond the training length",
             f"text: {text.at(16384, 'fm', 'mamba2')}; gain over reset: {text.at(16384, 'fm', 'mamba2', part='gain')}. "
-            f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'mamba2', 'mamba2 stretched')}. "
+            f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'mamba2', 'mamba2 stretched')}; "
+            f"with ten times the parameters {told.at(4096, *large)}. "
             f"Names inside text, after 256 bytes: {inside.at(256, *names)}; after 4,096: {inside.at(4096, *names)}",
-            f"text: {text.seeds('fm', 'mamba2')}; recall: {told.seeds('fm', 'mamba2', 'mamba2 stretched')}; "
+            f"text: {text.seeds('fm', 'mamba2')}; recall: {told.seeds('fm', 'mamba2', 'mamba2 stretched', *large)}; "
             f"names: {inside.seeds(*names)}",
             "a long memory on plain text: there no model keeps more than some hundred bytes",
         ),
@@ -75,9 +89,17 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
         (
             "Sparse touches less",
             "the memory forward and backward on two cores, M = 128: "
-            f"{_over_dense(quarter):.2f}× as fast as dense at K = 32, {_over_dense(few):.2f}× at K = 4",
-            "one machine, medians of five",
-            "speed of training on a GPU: not measured",
+            f"{_over_dense(quarter):.2f}× as fast as dense at K = 32, {_over_dense(few):.2f}× at K = 4; "
+            f"on an H100, with Triton, {card.of_sparse()} at K = 4",
+            "one machine each, medians",
+            "a whole model's training on a GPU",
+        ),
+        (
+            "Decodes 35 to 40 % faster than Mamba-2 on an H100",
+            f"the step of the memory alone on an H100, Mamba-2's time over ours: dense {card.of_step('dense')}, "
+            f"sparse with K = 4 {card.of_step('sparse')}",
+            "one run, three sizes, medians",
+            "a whole model's decoding; what K = 4 costs at that size",
         ),
         (
             "Constant time per token at inference",
@@ -88,8 +110,50 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
     ]
 
 
+class Card:
+    """Ratios of times on a GPU, lowest to highest over the sizes that were measured."""
+
+    def __init__(self, rows: list[dict]):
+        self.rows = rows
+
+    def of_step(self, form: str) -> str:
+        """Mamba-2's decode step over ours."""
+        return self._ratios("decode", "ms", "Mamba-2 step", form, "BMD")
+
+    def of_sparse(self) -> str:
+        """Forward and backward of the dense kernels over those of the sparse ones."""
+        return self._ratios("sparse", "both ms", "dense over zeros", "sparse", "BTMKD")
+
+    def _ratios(self, part: str, time: str, over: str, under: str, sizes: str) -> str:
+        times = {
+            (row["form"], *(row[name] for name in sizes)): row[time]
+            for row in self.rows if row["part"] == part and time in row
+        }  # fmt: skip
+        found = [ms / times[under, *at] for (form, *at), ms in times.items() if form == over and (under, *at) in times]
+        return f"{min(found):.2f}× to {max(found):.2f}×" if found else "not measured"
+
+
 def _over_dense(row: dict) -> float:
     return row["chunked both"] / row["walk both"]
+
+
+def _sizes(result: dict, widths: tuple[int, ...], mixers: tuple[str, ...]) -> str:
+    """Bits per byte of models of so many parameters: the mean over seeds, with their range."""
+    parts = []
+    for width in widths:
+        rows = {mixer: _of_size(result, width, mixer) for mixer in mixers}
+        size = next(row["parameters"] for of_it in rows.values() for row in of_it)
+        spreads = (f"{TITLES[name]} {length.spread(compute.bits(of_it))}" for name, of_it in rows.items())
+        parts.append(f"{size / 1e6:.2f}M {', '.join(spreads)}")
+    return "; ".join(parts)
+
+
+def _sizes_seeds(result: dict, widths: tuple[int, ...], mixers: tuple[str, ...]) -> str:
+    return _seeds(len(_of_size(result, width, mixer)) for width in widths for mixer in mixers)
+
+
+def _of_size(result: dict, width: int, mixer: str) -> list[dict]:
+    return [row for row in result["rows"] if (row["width"], row["mixer"]) == (width, mixer)]
 
 
 def _short(result: dict, *names: str) -> str:
@@ -158,6 +222,7 @@ TITLES = {
     "none": "no positions", "alibi": "ALiBi", "none conv": "no positions with a convolution",
     "mamba2 stretched": "Mamba-2 trained on longer gaps", "fm-sparse 8 of 32": "8 of 32 slots",
     "fm-sparse 4 of 16": "4 of 16", "fm-sparse 4 of 16 warm": "4 of 16 after a dense beginning",
+    "fm large": "FM", "mamba2 large": "Mamba-2", "mamba2 large 0.001": "Mamba-2 at a lower rate",
     "fm-sparse stretched": "8 of 32 trained on longer gaps", "fm 16": "all 16",
 }  # fmt: skip
 

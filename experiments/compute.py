@@ -7,6 +7,9 @@ of the validation split, as long as those of training: all positions count, and 
 FLOPs are counted, not timed. A multiplication and an addition are one each. Each weight of a matrix takes two a token,
 the output layer's too. What the mixer does besides is counted for the loop, whatever form computes it: a backward pass
 takes twice its forward. Norms, activations and the softmax are left out.
+
+On a GPU (--device cuda) the Triton kernels train the FMs. Weights at first and batches are those of a CPU. So a run may
+be made on both, which the rows under "again" were.
 """
 
 import argparse
@@ -204,7 +207,12 @@ def table(result: dict) -> str:
     for mixer, sizes in by_size(result).items():
         for width, rows in sizes.items():
             first = rows[0]
-            counts = [str(width), f"{first['parameters']:,}", f"{first['steps']:,}", f"{first['flops'] / 1e12:#.3g}"]
+            counts = [
+                str(width),
+                f"{first['parameters']:,}",
+                f"{first['steps']:,}",
+                f"{first['flops'] / 1e12:#.3g}".rstrip("."),
+            ]
             cells = [MIXERS[mixer].title, *counts, str(len(rows)), spread(bits(rows), 3)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -224,9 +232,17 @@ def slope(rows: list[dict]) -> float:
     return float(x @ y / (x @ x))
 
 
+def fitted(result: dict) -> list[int]:
+    """The widths that all mixers have with enough seeds; where there are none, as in a first look, all widths."""
+    found = by_size(result).values()
+    widths = [*dict.fromkeys(width for sizes in found for width in sizes)]
+    return [w for w in widths if all(len(sizes.get(w, [])) >= ENOUGH for sizes in found)] or widths
+
+
 def of_seeds(result: dict, mixer: str) -> list[float]:
-    """The slope of each seed that has all sizes of its mixer."""
-    sizes, seeds = by_size(result)[mixer], {}
+    """The slope of each seed that has all sizes that are fitted."""
+    widths, seeds = fitted(result), {}
+    sizes = {width: rows for width, rows in by_size(result)[mixer].items() if width in widths}
     for rows in sizes.values():
         for row in rows:
             seeds.setdefault(row["seed"], []).append(row)
@@ -255,6 +271,19 @@ def fit(result: dict) -> str:
         cells = [f"{mean:.3f}", "{:.3f} to {:.3f}".format(*between) if between else "–", f"× {10**mean:.2f}"]
         cells = cells if math.isfinite(mean) else ["–"] * len(cells)
         lines.append(f"| {' | '.join([MIXERS[mixer].title, str(len(slopes)), *cells])} |")
+    return "\n".join(lines)
+
+
+def again(result: dict) -> str:
+    """Runs that were made on a CPU and, from the same weights and batches, on a GPU."""
+    head = ["", "parameters", "steps", "bits per byte on a CPU", "on a GPU", "difference"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    here = {key(row): row for row in result["rows"]}
+    for there in result.get("again", []):
+        losses = [row["bits per byte"] for row in (here[key(there)], there)]
+        cells = [MIXERS[there["mixer"]].title, f"{there['parameters']:,}", f"{there['steps']:,}"]
+        cells += [*(f"{loss:.5f}" for loss in losses), f"{round(losses[1] - losses[0], 5) + 0.0:+.5f}"]  # no -0.00000
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -292,4 +321,6 @@ def finding(result: dict) -> str:
     return f"Ten times the FLOPs multiply the loss by {between}"
 
 
-EXPERIMENT = Experiment("compute", measure, {"": table, "fit": fit}, {"compute.png": draw}, options=options)
+EXPERIMENT = Experiment(
+    "compute", measure, {"": table, "fit": fit, "again": again}, {"compute.png": draw}, options=options
+)

@@ -617,6 +617,11 @@ def neighbours(result: dict) -> str:
     return table(result, (rival_of("fm"), rival_of("fm-sparse 8 of 32"), *_NEIGHBOURS))
 
 
+def large(result: dict) -> str:
+    """Ten times the parameters, at two learning rates."""
+    return table(result, LARGE)
+
+
 def helped(result: dict) -> str:
     """What noise, balance and temperature do for sparse slots that learn badly."""
     return table(result, (rival_of("fm-sparse 4 of 16"), *_HELPED))
@@ -745,6 +750,6 @@ def _stored_means(result: dict, pairs: int) -> dict[str, dict[int, float]]:
 
 TABLES = {
     "shares": table, "waste": waste, "harder": harder, "rates": rates, "trained": trained, "matters": matters,
-    "slots": slots, "helped": helped, "neighbours": neighbours,
+    "slots": slots, "helped": helped, "neighbours": neighbours, "large": large,
 }  # fmt: skip
 EXPERIMENT = Experiment("recall", measure, TABLES, {"recall.png": draw}, options=options)

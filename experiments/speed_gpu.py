@@ -798,13 +798,20 @@ def decode_table(result: dict) -> str:
 
 
 def speed_table(result: dict) -> str:
-    head = ("form", "B, T, M, D", "K", "forward", "forward + backward", "memory beyond the inputs")
+    """Times by size; the last column is forward + backward over that of this project's kernels at equal sizes."""
+    head = ("form", "B, T, M, D", "K", "forward", "forward + backward", "memory beyond the inputs", "over ours")
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for row in result["rows"]:
-        if row["part"] in ("speed", "sparse") and "both ms" in row:
-            sizes = ", ".join(str(row[name]) for name in "BTMD")
-            times = f"{row['forward ms']:.2f} ms | {row['both ms']:.2f} ms | {row.get('peak MiB', '–')} MiB"
-            lines.append(f"| {row['form']} | {sizes} | {row.get('K', '–')} | {times} |")
+    rows = [row for row in result["rows"] if row["part"] in ("speed", "sparse") and "both ms" in row]
+    rows.sort(key=lambda row: (row["part"] == "sparse", row["M"] != SHAPES[0][1], row["T"]))
+    ours = {}
+    for row in rows:
+        at = tuple(row.get(name) for name in "BTMKD")
+        over = f"{row['both ms'] / ours[at]:.2f}×" if at in ours else ""
+        if row["form"] in ("triton", "sparse"):  # the first of each size
+            ours[at] = row["both ms"]
+        sizes = ", ".join(str(row[name]) for name in "BTMD")
+        times = f"{row['forward ms']:.2f} ms | {row['both ms']:.2f} ms | {row.get('peak MiB', '–')} MiB"
+        lines.append(f"| {row['form']} | {sizes} | {row.get('K', '–')} | {times} | {over} |")
     return "\n".join(lines)
 
 

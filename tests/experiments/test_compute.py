@@ -206,3 +206,35 @@ def test_the_figure_has_a_point_a_run_and_a_line_a_mixer(tmp_path, monkeypatch):
     assert lines["Mamba-2"].get_ydata()[0] == pytest.approx(50 * (1e11**-0.1 + 1e11**-0.2))
     assert sum(len(line.get_xdata()) for line in axes.get_lines() if line not in lines.values()) == 15
     assert axes.get_xscale() == axes.get_yscale() == "log"
+
+
+def test_sizes_with_few_seeds_are_shown_and_not_fitted():
+    def row(width, seed, bits):
+        return {
+            "mixer": "fm", "width": width, "seed": seed, "flops": 10.0**width, "bits per byte": bits,
+            "parameters": width, "steps": 1,
+        }  # fmt: skip
+
+    rows = [row(width, seed, 10 ** (-0.1 * width)) for width in (1, 2) for seed in range(3)]
+    bent = {"rows": [*rows, row(3, 0, 0.01)]}
+    assert compute.fitted(bent) == [1, 2] and compute.fitted({"rows": rows[:1]}) == [1]
+    assert compute.of_seeds(bent, "fm") == pytest.approx([-0.1] * 3)
+    assert len(compute.table(bent).splitlines()) == 2 + 3
+
+
+def test_a_run_on_two_machines_shows_their_difference():
+    row = {"mixer": "fm", "width": 8, "seed": 0, "parameters": 1234, "steps": 5, "bits per byte": 1.5}
+    other = row | {"seed": 1, "bits per byte": 9.0}
+    result = {"rows": [other, row], "again": [row | {"bits per byte": 1.4999999, "made on": "a card"}]}
+    assert compute.again(result).splitlines()[2:] == ["| FM (dense) | 1,234 | 5 | 1.50000 | 1.50000 | +0.00000 |"]
+
+
+def test_a_text_and_widths_may_be_named(tmp_path):
+    (tmp_path / "text").mkdir()
+    for i in range(3):
+        (tmp_path / "text" / f"{i}.txt").write_text("some words of a text. " * 40 + str(i), encoding="utf-8")
+    given = ["--tiny", "--seeds", "1", "--processes", "1", "--widths", "16", "--text", str(tmp_path / "text")]
+    assert frame.main(compute.EXPERIMENT, [*given, "--out", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "compute.json").read_text(encoding="utf-8"))
+    assert {row["width"] for row in result["rows"]} == {16} and result["about"]["corpus"]["files"] == 3
+    assert not any("made on" in row for row in result["rows"])
