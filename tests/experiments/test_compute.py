@@ -238,3 +238,6 @@ def test_a_text_and_widths_may_be_named(tmp_path):
     result = json.loads((tmp_path / "out" / "compute.json").read_text(encoding="utf-8"))
     assert {row["width"] for row in result["rows"]} == {16} and result["about"]["corpus"]["files"] == 3
     assert not any("made on" in row for row in result["rows"])
+    here, other = (compute.one_run("fm", 16, 0, sizes=TINY, source=source) for source in (given[-1], None))
+    assert result["rows"][0]["bits per byte"] == pytest.approx(here["bits per byte"], rel=1e-6)
+    assert here["bits per byte"] != pytest.approx(other["bits per byte"], rel=1e-3)

@@ -162,6 +162,13 @@ def test_a_study_goes_on_from_its_rows_on_another_machine(toy, capsys, monkeypat
     assert files(toy.results) == before and len(made) == 3
 
 
+def test_a_row_says_where_it_was_made_unless_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(
+        frame, "environment", lambda: {"on": "a card", "torch": "9.1", "triton": "8.2", "Python": "3.13"}
+    )
+    assert frame.made_on("cpu") == {} and frame.made_on("cuda") == {"made on": "a card, torch 9.1, triton 8.2"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -488,3 +488,24 @@ def test_the_command_ends_in_time_and_needs_nothing_but_torch_triton_and_numpy(t
     assert all(row["passed"] for row in rows if row["part"] == "correctness")
     assert done.stdout.count("not measured: ") == len(missing)
     assert record["about"]["triton"] in done.stdout and record["running"] is None
+
+
+def test_a_time_stands_beside_that_of_our_kernels_at_equal_sizes():
+    def row(part, form, tokens, ms, **more):
+        times = {"forward ms": ms / 3, "both ms": ms, "peak MiB": 7}
+        return {"part": part, "form": form, "B": 1, "T": tokens, "M": 64, "D": 8} | more | times
+
+    rows = [
+        row("sparse", "sparse", 4, 2.0, K=3), row("sparse", "dense over zeros", 4, 5.0, K=3),
+        row("speed", "triton", 4, 4.0), row("speed", "triton", 16, 16.0), row("speed", "flash attention", 4, 2.0),
+        row("speed", "flash attention", 32, 9.0),
+    ]  # fmt: skip
+    lines = [line.split(" | ") for line in speed_gpu.speed_table({"rows": rows}).splitlines()[2:]]
+    assert [(line[0], line[1], line[-1].rstrip(" |")) for line in lines] == [
+        ("| triton", "1, 4, 64, 8", ""),
+        ("| flash attention", "1, 4, 64, 8", "0.50×"),
+        ("| triton", "1, 16, 64, 8", ""),
+        ("| flash attention", "1, 32, 64, 8", ""),
+        ("| sparse", "1, 4, 64, 8", ""),
+        ("| dense over zeros", "1, 4, 64, 8", "2.50×"),
+    ]

@@ -30,14 +30,23 @@ FAULTS = [
     ),
     *planted(
         COMPUTE, f"{TESTS}::test_a_seed_is_whole_before_the_next_and_a_study_goes_on",
-        ("compute: all seeds of one mixer come first", "for seed in seeds for width in sizes.widths for mixer in mixers]",
-         "for mixer in mixers for width in sizes.widths for seed in seeds]"),
+        ("compute: all seeds of one mixer come first", "for seed in seeds for width in widths for mixer in mixers]",
+         "for mixer in mixers for width in widths for seed in seeds]"),
     ),
     *planted(
         COMPUTE, f"{TESTS}::test_a_loss_is_of_windows_as_long_as_those_of_training",
         ("compute: the loss is of the text of training", 'corpus.stream("validation")', 'corpus.stream("train")'),
         ("compute: every seed is 0", "return Config.lenient(mixer, d_model=width, **self.config), Settings(seed=seed, **more)",
          "return Config.lenient(mixer, d_model=width, **self.config), Settings(**more)"),
+    ),
+    *planted(
+        COMPUTE, f"{TESTS}::test_sizes_with_few_seeds_are_shown_and_not_fitted",
+        ("compute: a size of one seed is fitted", "if all(len(sizes.get(w, [])) >= ENOUGH for sizes in found)] or widths", "]"),
+    ),
+    *planted(
+        COMPUTE, f"{TESTS}::test_a_text_and_widths_may_be_named",
+        ("compute: the text that is named is not read", "one = partial(one_run, sizes=sizes, source=source,", "one = partial(one_run, sizes=sizes,"),
+        ("compute: widths that are named are not trained", "run.options.widths or sizes.widths", "sizes.widths"),
     ),
     *planted(
         COMPUTE, f"{TESTS}::test_the_slope_is_that_of_the_law_and_its_interval_is_over_seeds",

@@ -18,5 +18,14 @@ FAULTS = [
         ("gpu run: failed rows not resumed", 'if "failed" not in row and', "if"),
         ("gpu run: estimates without work", "max(1.0, row.work / other.work)", "1.0"),
     ),
+    *planted(
+        "experiments/speed_gpu.py", "tests/experiments/test_speed_gpu.py::test_processes_that_compile_share_the_configurations_and_time_none",
+        ("gpu run: all who compile try all configurations", "return found[index::count] or found[:1]", "return found"),
+        ("gpu run: a process without a share stops", "return found[index::count] or found[:1]", "return found[index::count]"),
+    ),
+    *planted(
+        "experiments/speed_gpu.py", "tests/experiments/test_speed_gpu.py::test_a_time_stands_beside_that_of_our_kernels_at_equal_sizes",
+        ("gpu run: times beside those of another length", 'for name in "BTMKD")\n        over', 'for name in "BMKD")\n        over'),
+    ),
 ]
 # fmt: on
