@@ -31,7 +31,10 @@ HALF = VOCABULARY // 2
 POWER = 0.01  # a
 LONGEST = 256  # tokens of a sequence in training
 CAPACITY = ("fm 16", "fm", "fm 64", "fm 128")  # what a larger state holds
-RIVALS = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "none conv", "hgrn2", "gsa", "mom", "fm 16", "fm 64", "fm 128")
+RIVALS = (
+    "fm", "fm-sparse 8 of 32", "fm-sparse 8 of 32 warm", "mamba2", "rotary", "none conv", "hgrn2", "gsa", "mom",
+    "fm 16", "fm 64", "fm 128",
+)  # fmt: skip
 ASKED = tuple(map(rival_of, RIVALS))
 DRAWN = ("fm", "fm-sparse 8 of 32", "mamba2", "rotary", "gsa")
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, cast
@@ -155,9 +156,12 @@ _HELPED = (
             ("cold", "τ = 0.5", {"temperature": 0.5}),
         )
     ),
-    Rival(
-        "fm-sparse 4 of 16 warm", "FM, first all 16 slots, from half of the training on 4",
-        "fm-sparse", {"num_slots": 16, "top_k": 4}, shrinks=True,
+    *(
+        Rival(
+            f"fm-sparse {few} of {slots} warm", f"FM, first all {slots} slots, from half of the training on {few}",
+            "fm-sparse", {"num_slots": slots, "top_k": few}, shrinks=True,
+        )
+        for slots, few in ((16, 4), (32, 8))
     ),
 )  # fmt: skip
 _TRAINED = (
@@ -606,6 +610,38 @@ def slots(result: dict) -> str:
     return "\n".join(lines)
 
 
+@matplotlib.rc_context(TEXT)
+def draw_slots(result: dict, path: Path) -> None:
+    """Recall by the slots that a token touches, a line for each number of slots: near, far, and of twice the pairs."""
+    shapes: dict[int, dict[int, list[dict]]] = {}
+    for rival, rows in sorted(by_rival(result, _COMPARED + SLOTS), key=_by_slots):
+        if rival.mixer in ("fm", "fm-sparse") and rival.name != "fm plain":
+            slots = rival.options["num_slots"]
+            shapes.setdefault(slots, {})[rival.options.get("top_k", slots)] = rows
+    figure = Figure(figsize=(14, 5.6), layout="constrained")
+    asked = ((SHOWN, FULL.gap), (SHOWN, max(FULL.gaps)), (2 * SHOWN, FULL.gap))
+    for axes, (pairs, gap) in zip(figure.subplots(1, 3, sharey=True), asked, strict=True):
+        for (slots, kept), (colour, dash, marker) in zip(shapes.items(), cycle(STYLES), strict=False):
+            shares = {k: [row["recall"].get(str(pairs), {}).get(str(gap)) for row in kept[k]] for k in sorted(kept)}
+            found = {k: values for k, of_it in shares.items() if (values := [v for v in of_it if v is not None])}
+            means = [*map(fmean, found.values())]
+            axes.plot([*found], means, color=colour, linestyle=dash, marker=marker, label=f"{slots} slots")
+            for k, values in found.items():
+                axes.plot([k] * len(values), values, marker, color=colour, alpha=0.35, markersize=4)
+        axes.axhline(unbound(pairs), color="black", linewidth=1, linestyle=":")
+        axes.set(xlabel="slots that a token touches", xlim=(0.85, 150), ylim=(-0.02, 1.04))
+        axes.set_xscale("log", base=2)
+        ticks = [2**power for power in range(8)]
+        axes.set_xticks(ticks, [*map(str, ticks)])
+        axes.set_title(f"{pairs} pairs after {gap:,} fillers")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("share of values that are right")
+    words = "which values, not whose"
+    figure.axes[0].annotate(words, (128, unbound(SHOWN)), ha="right", va="bottom", fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.savefig(path, dpi=110, format="png")
+
+
 def _by_slots(found: tuple[Rival, list[dict]]) -> tuple[int, int]:
     """Few slots first; of as many, those of which a token touches most."""
     options = found[0].options
@@ -623,8 +659,9 @@ def large(result: dict) -> str:
 
 
 def helped(result: dict) -> str:
-    """What noise, balance and temperature do for sparse slots that learn badly."""
-    return table(result, (rival_of("fm-sparse 4 of 16"), *_HELPED))
+    """What noise, balance, temperature and a dense beginning do for sparse slots that learn badly."""
+    *few, many = _HELPED
+    return table(result, (rival_of("fm-sparse 4 of 16"), *few, rival_of("fm-sparse 8 of 32"), many))
 
 
 def harder(result: dict) -> str:
@@ -752,4 +789,6 @@ TABLES = {
     "shares": table, "waste": waste, "harder": harder, "rates": rates, "trained": trained, "matters": matters,
     "slots": slots, "helped": helped, "neighbours": neighbours, "large": large,
 }  # fmt: skip
-EXPERIMENT = Experiment("recall", measure, TABLES, {"recall.png": draw}, options=options)
+EXPERIMENT = Experiment(
+    "recall", measure, TABLES, {"recall.png": draw, "recall_slots.png": draw_slots}, options=options
+)

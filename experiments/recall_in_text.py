@@ -58,7 +58,8 @@ _FAR = tuple(
     )
     for rival in _ASKED[:4]
 )
-ASKED = {rival.name: rival for rival in _ASKED + _FAR}
+_HELPED = tuple(map(rival_of, ("fm-sparse 8 of 32 warm", "fm longer", "fm-sparse longer")))
+ASKED = {rival.name: rival for rival in _ASKED + _HELPED + _FAR}
 
 
 class Sizes(NamedTuple):
@@ -130,7 +131,7 @@ def train(rival: Rival, seed: int, sizes: Sizes) -> Iterator[tuple[int, float, M
         each = F.cross_entropy(model.head(x).transpose(1, 2), tokens[:, 1:], reduction="none")
         return each.mean() + each[:, asked(pairs, gap)].mean(), each.mean() / math.log(2)
 
-    return learn(rival, seed, sizes.steps, losses_of, BYTES)
+    return learn(rival, seed, rival.times * sizes.steps, losses_of, BYTES)
 
 
 class Answers(NamedTuple):

@@ -298,3 +298,26 @@ def test_the_table_of_rates_has_the_rate_of_each_run_and_its_seeds():
     assert recall.rates({"rows": rows}).splitlines()[2:] == [
         "| Mamba-2, state 4 × 32 × 32 | – | 0.75 (0.50–1.00); 0.50 (0.50–0.50) (2) | 0.25; 0.12 (1) |"
     ]
+
+
+def test_slots_are_drawn_by_what_a_token_touches(monkeypatch, tmp_path):
+    def row(rival, near, far):
+        shares = {"64": near} | ({} if far is None else {"65536": far})
+        return {"rival": rival, "recall": {"8": shares, "16": {"64": near / 2}}}
+
+    drawn = {}
+
+    class Seen(recall.Figure):
+        def savefig(self, *given, **how):
+            for axes in self.axes:
+                drawn[axes.get_title(loc="left")] = {
+                    line.get_label(): [*zip(*map(list, line.get_data()), strict=True)] for line in axes.lines
+                }
+
+    monkeypatch.setattr(recall, "Figure", Seen)
+    rows = [row("fm", 1.0, 0.5), row("fm", 0.5, 0.25), row("fm-sparse 4 of 32", 0.25, None), row("fm 8", 0.75, 0.5)]
+    recall.draw_slots({"rows": [*rows, row("mamba2", 0.1, 0.1), row("fm plain", 0.1, 0.1)]}, tmp_path / "slots.png")
+    near, far = drawn["8 pairs after 64 fillers"], drawn["8 pairs after 65,536 fillers"]
+    assert near["32 slots"] == [(4, 0.25), (32, 0.75)] and near["8 slots"] == [(8, 0.75)]
+    assert far["32 slots"] == [(32, 0.375)] and drawn["16 pairs after 64 fillers"]["8 slots"] == [(8, 0.375)]
+    assert [label for label in near if label.endswith("slots")] == ["8 slots", "32 slots"]
