@@ -31,7 +31,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.frame import Experiment, Run, about, asked_for, made_on, study, study_options
-from experiments.variants import NoGateNorm, NoMergeRate, NoNorm, NoUpdateRate, OneNorm, TwoRouters, ValuePerSlot
+from experiments.variants import (
+    LongDt,
+    NoGateNorm,
+    NoMergeRate,
+    NoNorm,
+    NoUpdateRate,
+    OneNorm,
+    TwoRouters,
+    ValuePerSlot,
+)
 from layers import MIXERS, FactorizationMemory
 from layers.router import Routing
 from layers.short_convolution import ShortConvolution
@@ -176,6 +185,11 @@ _TRAINED = (
             ("stretched", "every tenth batch has gaps up to 1,024", 1, 1024),
             ("longer", "twice the steps", 2, 0),
         )
+    ),
+    Rival("mamba2 long dt", "Mamba-2 with dt from 0.00001 at first", "mamba2", _MAMBA, module=LongDt),
+    Rival(
+        "mamba2 long dt stretched", "Mamba-2 with dt from 0.00001, at 0.01, every tenth batch has gaps up to 1,024",
+        "mamba2", _MAMBA, lr=1e-2, stretched=1024, module=LongDt,
     ),
     Rival(
         "rotary stretched", "Transformer, rotary, every tenth batch has gaps up to 1,024",

@@ -5,7 +5,7 @@ import torch
 
 import reference
 from experiments import variants
-from layers import DenseConfig, FactorizationMemory
+from layers import DenseConfig, FactorizationMemory, Mamba2
 
 VARIANTS = [
     variants.NoUpdateRate, variants.NoMergeRate, variants.TwoRouters, variants.NoNorm, variants.NoGateNorm,
@@ -109,3 +109,15 @@ def test_steps_are_a_sequence(module):
             ys.append(y)
     assert torch.allclose(torch.cat(ys, 1), whole, rtol=1e-9)
     assert torch.allclose(state[0], last[0], rtol=1e-9)
+
+
+def test_mamba2_with_long_dt_is_mamba2_but_for_the_dt_of_its_beginning():
+    def begun(module):
+        torch.manual_seed(0)
+        return module(256)
+
+    plain, variant = begun(Mamba2).state_dict(), begun(variants.LongDt).state_dict()
+    assert [name for name in plain if not torch.equal(plain[name], variant[name])] == ["dt_bias"]
+    torch.manual_seed(1)
+    dt = torch.cat([torch.nn.functional.softplus(variants.LongDt(64).dt_bias) for _ in range(200)]).detach().log10()
+    assert -5.01 < dt.min() < -4.8 and -1.2 < dt.max() < -0.99 and abs(dt.mean() + 3) < 0.2  # log-uniform
