@@ -6,7 +6,7 @@ A new experiment is a row here and the module of that name, whose EXPERIMENT say
 EXPERIMENTS = {
     "agreement": "every backend that runs here against the loop in float64: values, gradients and speed",
     "claims": "what the paper claims beside what the other results say of it",
-    "compute": "loss against the FLOPs of training, three sizes of each mixer, with seeds",
+    "compute": "loss against the FLOPs of training, by the size of each mixer, with seeds",
     "cost": "what training and decoding take by length, time and memory of the mixers side by side",
     "demo": "check, compare, draw and train in about three minutes",
     "kernel_builds": "the Triton kernels compiled for GPUs that are not here: registers, spills, shared memory",

@@ -1,4 +1,4 @@
-"""Loss against compute: what each mixer reaches with so many FLOPs of training, at three sizes, with seeds.
+"""Loss against compute: what each mixer reaches with so many FLOPs of training, by size, with seeds.
 
 All models have four layers and heads of 16, and else the defaults. A model of width w reads 600 w² tokens. Its blocks
 have about 40 w² parameters, so each of these gets about 15 tokens. The loss is the mean of bits per byte over windows
@@ -318,7 +318,10 @@ def finding(result: dict) -> str:
         return "Loss by the FLOPs of training"
     low, high = (f"{10**side:.2f}" for side in (min(slopes), max(slopes)))
     between = low if low == high else f"{low} to {high}"
-    return f"Ten times the FLOPs multiply the loss by {between}"
+    all_of_it = {row["width"] for row in result["rows"]} == {*fitted(result)}
+    most = max(row["parameters"] for row in result["rows"] if row["width"] in fitted(result))
+    upto = "" if all_of_it else f" (up to {most / 1e6:.2f}M parameters)"
+    return f"Ten times the FLOPs multiply the loss by {between}{upto}"
 
 
 EXPERIMENT = Experiment(
