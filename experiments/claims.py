@@ -18,6 +18,7 @@ SOURCES = (
     "speed_gpu",
     "speed_sparse",
 )
+STUDIES = ("recall", "length", "compute", "recall_in_text", "mqar", "short_runs")  # of `make studies`
 
 
 def load() -> dict:
@@ -27,6 +28,20 @@ def load() -> dict:
 def table(result: dict) -> str:
     lines = ["| the paper says | measured here | how sure | what it does not show |", "| --- " * 4 + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows(result))])
+
+
+def hours(result: dict) -> str:
+    """What the stored runs of each study took, those on a GPU apart."""
+    head = ["study", "runs on a CPU", "core-hours", "runs on a GPU"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    total = 0.0
+    for name in STUDIES:
+        here = [row for row in result[name]["rows"] if "made on" not in row]
+        took = sum(row["seconds"] for row in here) / 3600
+        total += took
+        elsewhere = len(result[name]["rows"]) - len(here) + len(result[name].get("again", []))
+        lines.append(f"| `{name}` | {len(here)} | {took:.1f} | {elsewhere or '–'} |")
+    return "\n".join([*lines, f"| all | | {total:.1f} | |"])
 
 
 def rows(result: dict) -> list[tuple[str, str, str, str]]:
@@ -231,4 +246,4 @@ def measure(run: Run) -> dict:
     return load()
 
 
-EXPERIMENT = Experiment("claims", measure, {"": table}, load=load)
+EXPERIMENT = Experiment("claims", measure, {"": table, "hours": hours}, load=load)

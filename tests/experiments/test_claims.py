@@ -91,3 +91,15 @@ def test_every_source_is_in_the_table(change):
             row["walk both"] /= 2
     changed = claims.table(result)
     assert changed != before and len(changed.splitlines()) == len(before.splitlines()) == 2 + 7
+
+
+def test_hours_are_those_of_runs_on_a_cpu():
+    result = {name: {"rows": []} for name in claims.STUDIES}
+    result["recall"]["rows"] = [{"seconds": 1800}, {"seconds": 3600}, {"seconds": 9999, "made on": "a card"}]
+    result["compute"] = {"rows": [{"seconds": 7200}], "again": [{"seconds": 1, "made on": "a card"}]}
+    lines = claims.hours(result).splitlines()[2:]
+    assert lines[0] == "| `recall` | 2 | 1.5 | 1 |" and lines[2] == "| `compute` | 1 | 2.0 | 1 |"
+    assert lines[1] == "| `length` | 0 | 0.0 | – |" and lines[-1] == "| all | | 3.5 | |"
+    makefile = (frame.ROOT / "Makefile").read_text(encoding="utf-8")
+    studies = makefile.split("\nstudies:")[1].split("\n\n")[0]
+    assert [line.split()[-1] for line in studies.splitlines()[1:]] == [*claims.STUDIES]  # in the order of the Makefile

@@ -321,3 +321,17 @@ def test_slots_are_drawn_by_what_a_token_touches(monkeypatch, tmp_path):
     assert near["32 slots"] == [(4, 0.25), (32, 0.75)] and near["8 slots"] == [(8, 0.75)]
     assert far["32 slots"] == [(32, 0.375)] and drawn["16 pairs after 64 fillers"]["8 slots"] == [(8, 0.375)]
     assert [label for label in near if label.endswith("slots")] == ["8 slots", "32 slots"]
+
+
+def test_models_of_ten_times_the_size_are_trained_on_a_cpu_if_they_are_named():
+    asked = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(recall, "study", lambda run, known, wanted, *given: asked.append([*wanted]))
+        patched.setattr(recall, "about", lambda *given, **known: {})
+        patched.setattr(recall.torch.cuda, "is_available", lambda: True)
+        for only, device in (([], "cpu"), (["fm large"], "cpu"), ([], "cuda")):
+            options = SimpleNamespace(only=only, seeds=1, processes=1, device=device)
+            recall.measure(recall.Run(recall.EXPERIMENT, recall.EXPERIMENT.folder, False, options))
+    large = {rival.name for rival in recall.LARGE}
+    counts = [len({name for name, _ in wanted} & large) for wanted in asked]
+    assert counts == [0, 1, len(large)] and len(asked[0]) == len(RIVALS) - len(large)
