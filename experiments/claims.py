@@ -56,7 +56,14 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
     decode = next(row for row in result["speed_dense"]["rows"] if row["what"].startswith("decode"))
     quarter = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 32))
     few = next(row for row in result["speed_sparse"]["grid"] if (row["M"], row["K"]) == (128, 4))
-    many = ("fm 128", "32 of 128", "8 of 128", "4 of 128", "fm 256", "4 of 256")  # with as many seeds each, so that their means compare
+    many = (
+        "fm 128",
+        "32 of 128",
+        "8 of 128",
+        "4 of 128",
+        "fm 256",
+        "4 of 256",
+    )  # with as many seeds each, so that their means compare
     names = ("fm", "fm-sparse 8 of 32", "mamba2")
     large = ("fm large", "mamba2 large", "mamba2 large 0.001")
     card = Card(result["speed_gpu"]["rows"])

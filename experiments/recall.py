@@ -187,9 +187,13 @@ _TRAINED = (
         )
     ),
     Rival("mamba2 long dt", "Mamba-2 with dt from 0.00001 at first", "mamba2", _MAMBA, module=LongDt),
-    Rival(
-        "mamba2 long dt stretched", "Mamba-2 with dt from 0.00001, at 0.01, every tenth batch has gaps up to 1,024",
-        "mamba2", _MAMBA, lr=1e-2, stretched=1024, module=LongDt,
+    *(
+        Rival(
+            f"mamba2 long dt stretched{'' if rate == 1e-2 else f' {rate:g}'}",
+            f"Mamba-2 with dt from 0.00001, at {rate:g}, every tenth batch has gaps up to 1,024",
+            "mamba2", _MAMBA, lr=rate, stretched=1024, module=LongDt,
+        )
+        for rate in (3e-3, 1e-2)
     ),
     Rival(
         "rotary stretched", "Transformer, rotary, every tenth batch has gaps up to 1,024",
