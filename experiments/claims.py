@@ -65,8 +65,10 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
         "4 of 256",
     )  # with as many seeds each, so that their means compare
     names = ("fm", "fm-sparse 8 of 32", "mamba2")
+    mambas = ("mamba2", "mamba2 stretched", "mamba2 long dt", "mamba2 long dt stretched 0.003")
     large = ("fm large", "mamba2 large", "mamba2 large 0.001")
     card = Card(result["speed_gpu"]["rows"])
+    eight = ("fm-sparse 8 of 32", "fm-sparse stretched", "fm-sparse 8 of 32 warm")
     few_slots = ("fm-sparse 4 of 16", "fm-sparse 4 of 16 warm", "fm 16")
     windowed = f"{text.at(16384, 'transformer')}, {text.windowed(16384)}"
     return [
@@ -88,10 +90,10 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
         (
             "Better than Mamba-2 far beyond the training length",
             f"text: {text.at(16384, 'fm', 'mamba2')}; gain over reset: {text.at(16384, 'fm', 'mamba2', part='gain')}. "
-            f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'mamba2', 'mamba2 stretched')}; "
+            f"Recall after 4,096 fillers: {told.at(4096, 'fm', *mambas)}; "
             f"with ten times the parameters {told.at(4096, *large)}. "
             f"Names inside text, after 256 bytes: {inside.at(256, *names)}; after 4,096: {inside.at(4096, *names)}",
-            f"text: {text.seeds('fm', 'mamba2')}; recall: {told.seeds('fm', 'mamba2', 'mamba2 stretched', *large)}; "
+            f"text: {text.seeds('fm', 'mamba2')}; recall: {told.seeds('fm', *mambas, *large)}; "
             f"names: {inside.seeds(*names)}",
             "a long memory on plain text: there no model keeps more than some hundred bytes",
         ),
@@ -99,13 +101,12 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
             "Sparse is as good as dense",
             f"text, at 129–256: {text.at(256, 'fm-sparse', 'fm')}. "
             f"Short runs on text: {_short(result['short_runs'], *many)}. "
-            f"Recall after 64: {told.at(64, 'fm-sparse 8 of 32', 'fm', *few_slots)}; "
-            f"after 65,536: {told.at(65536, 'fm-sparse 8 of 32', 'fm-sparse stretched', 'fm')}, "
-            f"{told.at(65536, *few_slots)}. "
-            f"MQAR, 64 pairs: {pairs.at(64, 'fm-sparse 8 of 32', 'fm')}",
+            f"Recall after 64: {told.at(64, *eight, 'fm', *few_slots)}; "
+            f"after 65,536: {told.at(65536, *eight, 'fm', *few_slots)}. "
+            f"MQAR, 64 pairs: {pairs.at(64, 'fm-sparse 8 of 32', 'fm-sparse 8 of 32 warm', 'fm')}",
             f"text: {text.seeds('fm-sparse', 'fm')}; short runs: {_short_seeds(result['short_runs'], *many)}; "
-            f"recall: {told.seeds('fm-sparse 8 of 32', 'fm-sparse stretched', 'fm')}; "
-            f"MQAR: {pairs.seeds('fm-sparse 8 of 32', 'fm')}",
+            f"recall: {told.seeds(*eight, 'fm', *few_slots)}; "
+            f"MQAR: {pairs.seeds('fm-sparse 8 of 32', 'fm-sparse 8 of 32 warm', 'fm')}",
             "M ≥ 128, of which the paper speaks, beyond 0.8 MB of text",
         ),
         (
@@ -243,6 +244,8 @@ TITLES = {
     "fm": "FM", "fm-sparse": "sparse FM", "mamba2": "Mamba-2", "transformer": "Transformer", "rotary": "rotary",
     "none": "no positions", "alibi": "ALiBi", "none conv": "no positions with a convolution",
     "mamba2 stretched": "Mamba-2 trained on longer gaps", "fm-sparse 8 of 32": "8 of 32 slots",
+    "fm-sparse 8 of 32 warm": "8 of 32 after a dense beginning", "mamba2 long dt": "Mamba-2 with dt from 0.00001",
+    "mamba2 long dt stretched 0.003": "with both",
     "fm-sparse 4 of 16": "4 of 16", "fm-sparse 4 of 16 warm": "4 of 16 after a dense beginning",
     "fm large": "FM", "mamba2 large": "Mamba-2", "mamba2 large 0.001": "Mamba-2 at a lower rate",
     "fm-sparse stretched": "8 of 32 trained on longer gaps", "fm 16": "all 16",

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, cast
@@ -638,14 +637,23 @@ def draw_slots(result: dict, path: Path) -> None:
         if rival.mixer in ("fm", "fm-sparse") and rival.name != "fm plain":
             slots = rival.options["num_slots"]
             shapes.setdefault(slots, {})[rival.options.get("top_k", slots)] = rows
+    begun_dense = {rival.options["top_k"]: rows for rival, rows in by_rival(result, _HELPED) if rival.shrinks}
+    lines = [(f"{slots} slots", kept, STYLES[i % len(STYLES)]) for i, (slots, kept) in enumerate(shapes.items())]
     figure = Figure(figsize=(14, 5.6), layout="constrained")
     asked = ((SHOWN, FULL.gap), (SHOWN, max(FULL.gaps)), (2 * SHOWN, FULL.gap))
     for axes, (pairs, gap) in zip(figure.subplots(1, 3, sharey=True), asked, strict=True):
-        for (slots, kept), (colour, dash, marker) in zip(shapes.items(), cycle(STYLES), strict=False):
-            shares = {k: [row["recall"].get(str(pairs), {}).get(str(gap)) for row in kept[k]] for k in sorted(kept)}
-            found = {k: values for k, of_it in shares.items() if (values := [v for v in of_it if v is not None])}
-            means = [*map(fmean, found.values())]
-            axes.plot([*found], means, color=colour, linestyle=dash, marker=marker, label=f"{slots} slots")
+
+        def shares(kept: dict[int, list[dict]], pairs=str(pairs), gap=str(gap)) -> dict[int, list[float]]:
+            rows = {k: [row["recall"].get(pairs, {}).get(gap) for row in kept[k]] for k in sorted(kept)}
+            return {k: found for k, of_it in rows.items() if (found := [v for v in of_it if v is not None])}
+
+        for label, kept, (colour, dash, marker) in [*lines, ("begun dense", begun_dense, ("black", "", "*"))]:
+            found = shares(kept)
+            size = 13 if marker == "*" else None
+            axes.plot(
+                [*found], [*map(fmean, found.values())],
+                color=colour, linestyle=dash, marker=marker, markersize=size, label=label,
+            )  # fmt: skip
             for k, values in found.items():
                 axes.plot([k] * len(values), values, marker, color=colour, alpha=0.35, markersize=4)
         axes.axhline(unbound(pairs), color="black", linewidth=1, linestyle=":")
@@ -658,7 +666,7 @@ def draw_slots(result: dict, path: Path) -> None:
     figure.axes[0].set_ylabel("share of values that are right")
     words = "which values, not whose"
     figure.axes[0].annotate(words, (128, unbound(SHOWN)), ha="right", va="bottom", fontsize="small")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=110, format="png")
 
 

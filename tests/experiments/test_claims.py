@@ -52,8 +52,8 @@ def test_what_is_said_without_a_number_is_true_of_the_stored_runs():
     runs = Told(claims.load()["recall"], lambda row: row["recall"]["8"]).runs
     assert all(run["4096"] > 0.95 for run in runs["none conv"])  # "it holds as well"
     readme = " ".join((frame.ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert "FM with 32 slots then recalls them after 65,536, with each of three seeds." in readme
-    assert len(runs["fm"]) == 3 and all(run["65536"] > 0.95 for run in runs["fm"])
+    assert "FM with 32 slots then recalls them after 65,536, with every seed." in readme
+    assert len(runs["fm"]) >= 3 and all(run["65536"] > 0.95 for run in runs["fm"])
 
 
 def test_ratios_on_a_card_are_of_equal_sizes():

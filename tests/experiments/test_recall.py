@@ -316,11 +316,13 @@ def test_slots_are_drawn_by_what_a_token_touches(monkeypatch, tmp_path):
 
     monkeypatch.setattr(recall, "Figure", Seen)
     rows = [row("fm", 1.0, 0.5), row("fm", 0.5, 0.25), row("fm-sparse 4 of 32", 0.25, None), row("fm 8", 0.75, 0.5)]
-    recall.draw_slots({"rows": [*rows, row("mamba2", 0.1, 0.1), row("fm plain", 0.1, 0.1)]}, tmp_path / "slots.png")
+    rows += [row("mamba2", 0.1, 0.1), row("fm plain", 0.1, 0.1), row("fm-sparse 8 of 32 warm", 1.0, 1.0)]
+    recall.draw_slots({"rows": rows}, tmp_path / "slots.png")
     near, far = drawn["8 pairs after 64 fillers"], drawn["8 pairs after 65,536 fillers"]
     assert near["32 slots"] == [(4, 0.25), (32, 0.75)] and near["8 slots"] == [(8, 0.75)]
     assert far["32 slots"] == [(32, 0.375)] and drawn["16 pairs after 64 fillers"]["8 slots"] == [(8, 0.375)]
     assert [label for label in near if label.endswith("slots")] == ["8 slots", "32 slots"]
+    assert near["begun dense"] == [(8, 1.0)]
 
 
 def test_models_of_ten_times_the_size_are_trained_on_a_cpu_if_they_are_named():
