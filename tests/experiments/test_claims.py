@@ -50,7 +50,7 @@ def test_losses_are_means_over_seeds_and_the_window_stands_apart():
 
 def test_what_is_said_without_a_number_is_true_of_the_stored_runs():
     runs = Told(claims.load()["recall"], lambda row: row["recall"]["8"]).runs
-    assert all(run["4096"] > 0.95 for run in runs["none conv"])  # "it holds as well"
+    assert round(min(run["4096"] for run in runs["none conv"]), 2) == 0.84  # "it keeps 0.84 or more"
     readme = " ".join((frame.ROOT / "README.md").read_text(encoding="utf-8").split())
     assert "FM with 32 slots then recalls them after 65,536, with every seed." in readme
     assert len(runs["fm"]) >= 3 and all(run["65536"] > 0.95 for run in runs["fm"])
