@@ -181,8 +181,8 @@ def draw(result: dict, path: Path) -> None:
     right.set_xscale("log", base=2)
     right.set_xticks([size for size, _ in sizes], [f"{size:,}" for size, _ in sizes])
     right.set(xlabel="numbers of state a layer, one mark a seed", title=f"{pairs[-1]} pairs by the size of the state")
-    right.legend()
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    of_both = (a + b for a, b in zip(left.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True))
+    figure.legend(*of_both, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110, format="png")
 
 
