@@ -84,7 +84,7 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
             "Better than a Transformer far beyond the training length",
             f"text, at 8,193–16,384: {text.at(16384, 'fm')}, {windowed}. "
             f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'rotary', 'none', 'alibi', 'none conv')}",
-            f"text: {text.seeds('fm', 'transformer')}; recall: {told.seeds('fm', 'rotary', 'none conv')}",
+            f"text: {text.seeds('fm', 'transformer')}; recall: {told.seeds('fm', 'rotary', 'none', 'alibi', 'none conv')}",
             "that attention is to blame: without positions, and with FM's convolution, it keeps 0.84 or more",
         ),
         (
