@@ -65,6 +65,7 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
         "4 of 256",
     )  # with as many seeds each, so that their means compare
     names = ("fm", "fm-sparse 8 of 32", "mamba2")
+    attention = ("rotary", "none", "alibi", "none conv")
     mambas = ("mamba2", "mamba2 stretched", "mamba2 long dt", "mamba2 long dt stretched 0.003")
     large = ("fm large", "mamba2 large", "mamba2 large 0.001")
     card = Card(result["speed_gpu"]["rows"])
@@ -83,8 +84,8 @@ def rows(result: dict) -> list[tuple[str, str, str, str]]:
         (
             "Better than a Transformer far beyond the training length",
             f"text, at 8,193–16,384: {text.at(16384, 'fm')}, {windowed}. "
-            f"Recall after 4,096 fillers: {told.at(4096, 'fm', 'rotary', 'none', 'alibi', 'none conv')}",
-            f"text: {text.seeds('fm', 'transformer')}; recall: {told.seeds('fm', 'rotary', 'none', 'alibi', 'none conv')}",
+            f"Recall after 4,096 fillers: {told.at(4096, 'fm', *attention)}",
+            f"text: {text.seeds('fm', 'transformer')}; recall: {told.seeds('fm', *attention)}",
             "that attention is to blame: without positions, and with FM's convolution, it keeps 0.84 or more",
         ),
         (
