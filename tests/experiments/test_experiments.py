@@ -95,11 +95,11 @@ def test_the_words_about_the_cost_of_a_pair_are_true():
     grid = frame.stored(speed_sparse.EXPERIMENT)["grid"]
     for form, page, words in (
         ("walk", "results.md", "a pair of the walk costs as much as {low:.1f} to {high:.1f} slots of the dense form"),
-        ("scan", "results.md", "A pair of the scan costs {low:.0f} to {high:.0f}."),
+        ("scan", "results.md", "A pair of the scan costs {low:.1f} to {high:.0f}."),
         (
             "scan",
             "derivation.md",
-            "a pair of the scan costs as much as {low:.0f} to {high:.0f} slots of the dense form,",
+            "a pair of the scan costs as much as {low:.1f} to {high:.0f} slots of the dense form,",
         ),
     ):
         slots = [num_slots / top_k for num_slots, top_k in speed_sparse.crossovers(grid, form).items()]
