@@ -147,7 +147,7 @@ SLOTS = (
             f"fm-sparse {kept} of {slots}", f"FM, {kept} of {slots} slots",
             "fm-sparse", {"num_slots": slots, "top_k": kept},
         )
-        for slots, few in ((16, (1, 2, 8)), (32, (1, 2, 4, 16)), (64, (4, 8, 16)), (128, (4, 8, 32)))
+        for slots, few in ((16, (1, 2, 8)), (32, (1, 2, 4, 16)), (64, (1, 2, 4, 8, 16)), (128, (4, 8, 32)))
         for kept in few
     ),
 )  # fmt: skip
